@@ -1,0 +1,1 @@
+"""Training loop, configurations, figures and benchmarks; installs as lsc_snn.experiments."""

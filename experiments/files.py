@@ -1,0 +1,56 @@
+"""Files that are written whole or not at all, and JSON that is read with a clear word when it is broken."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: to a temporary file beside it, to the disk, then renamed over it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write data as indented JSON, whole or not at all; ValueError for NaN and infinities, which JSON cannot say."""
+    write_bytes(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table as CSV, whole or not at all; None becomes an empty cell, a float all of its digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises ValueError, naming the file, where it is missing or no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path}: expected a JSON file, got: {error.strerror}; check the path") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, got a broken file ({error}); remove it, or the whole folder") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that can be written, with its parents; raises ValueError where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder}: expected a folder to write in, got: {error.strerror}; choose another") from None

@@ -1,0 +1,77 @@
+"""The application ``lsc-snn``: its commands, and how each of them ends."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from lsc_snn import _cli_networks, _cli_runs
+from lsc_snn._cli_output import say
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class OneLineGroup(TyperGroup):
+    """A group of commands in which bad flags and bad input end in one line on stderr and exit code 2, Ctrl-C in 130.
+
+    Bad input is what the library calls so: ValueError, TypeError, OSError and ImportError (a missing extra). Any other
+    error is a fault of ours and keeps its traceback.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("interrupted; every file that was written is whole")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            raise  # the reader of our output went away: no input was bad
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            say(str(error) or type(error).__name__)
+            raise typer.Exit(BAD_INPUT) from error
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Parse the arguments and run; exit with the code if ``standalone_mode``, else return it."""
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except Exception as error:
+            # Bad flags. Typer carries its parser's error classes under a private name in some versions, not in others.
+            if not hasattr(error, "format_message"):
+                raise
+            say(f"{error.format_message()} See lsc-snn --help.")
+            code = BAD_INPUT
+        if standalone_mode:
+            sys.exit(code or 0)
+        return code
+
+
+app = typer.Typer(
+    name="lsc-snn",
+    cls=OneLineGroup,
+    epilog="Exit codes: 0 done, 1 a target that could not be reached, 2 bad input (one line says what), 130 Ctrl-C.",
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(ctx: typer.Context) -> None:
+    """Measure and fix the gradient stability of deep spiking networks before they are trained.
+
+    Start with `lsc-snn demo`: a five-layer network as it comes, and the same one stabilised, trained side by side.
+    """
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+app.command("demo")(_cli_runs.demo)
+app.command("measure")(_cli_networks.measure_command)
+app.command("stabilize")(_cli_networks.stabilize_command)
+app.command("train")(_cli_runs.train)
+app.command("bench")(_cli_runs.bench)

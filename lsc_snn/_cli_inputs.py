@@ -1,0 +1,139 @@
+"""What the flags of ``lsc-snn`` stand for: a network, data and its splits, and files that may be written."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lsc_snn.events import EventBatch
+from lsc_snn.network import Network, NetworkConfig
+
+if TYPE_CHECKING:
+    from lsc_snn.datasets import EventDataset
+    from lsc_snn.experiments.data import Splits
+
+VALIDATION_SPEAKERS = 0.2
+"""Fraction of the training speakers whose recordings are held out for validation."""
+VALIDATION_SAMPLES = 0.15
+"""Fraction of the training samples of each class held out where no speakers are known."""
+DEFAULT_BIN_MS = 4.0
+
+
+@dataclass(frozen=True)
+class NetworkFlags:
+    """The flags that describe a network; those left at None take the layer's own defaults."""
+
+    neuron: str = "ALIF"
+    layers: int = 5
+    units: int = 128
+    tau: float | None = None
+    threshold: float | None = None
+    beta: float | None = None
+    feed_forward: bool = False
+
+    def config(self, num_inputs: int, num_classes: int, **options: Any) -> NetworkConfig:
+        """Return the configuration of the network for some data; ``options`` are further fields of NetworkConfig."""
+        given = {"tau": self.tau, "threshold": self.threshold, "beta": self.beta}
+        layer: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if self.feed_forward:
+            layer["recurrent"] = False
+        return NetworkConfig(
+            num_inputs=num_inputs,
+            num_classes=num_classes,
+            num_layers=self.layers,
+            num_units=self.units,
+            neuron=self.neuron.upper(),
+            layer=layer,
+            **options,
+        )
+
+
+def load_splits(data: str, bin_ms: float | None) -> Splits:
+    """Return train, validation and test of ``digits`` or of a folder with train.h5 and test.h5 of the SHD layout.
+
+    Validation is by speaker where the file names two or more, else stratified by class; the split is always the same.
+    ``bin_ms`` is the length of a time step in milliseconds, for a folder only. Raises ValueError for a length with
+    ``digits``, and what the readers raise.
+    """
+    from lsc_snn.datasets import load_digits, load_folder, split_by_speaker, split_stratified
+    from lsc_snn.experiments.data import Splits
+
+    if data == "digits":
+        if bin_ms is not None:
+            raise ValueError("--bin-ms: expected a folder of recordings with it, got digits; leave it out")
+        return Splits(*load_digits())
+    if not Path(data).is_dir():
+        raise ValueError(f"--data: expected digits or a folder with train.h5 and test.h5, got {data!r}; check the path")
+    training, test = load_folder(data, bin_ms=DEFAULT_BIN_MS if bin_ms is None else bin_ms)
+    speakers = set() if training.speakers is None else set(training.speakers.tolist())
+    if len(speakers) > 1:
+        return Splits(*split_by_speaker(training, VALIDATION_SPEAKERS), test)
+    return Splits(*split_stratified(training, VALIDATION_SAMPLES), test)
+
+
+def first_batch(dataset: EventDataset, batch_size: int, seed: int) -> EventBatch:
+    """Return a batch of samples drawn with ``seed``, or of all samples where there are fewer."""
+    from lsc_snn.datasets import EventLoader
+
+    batch, _ = next(iter(EventLoader(dataset, batch_size, shuffle=True, seed=seed)))
+    return batch
+
+
+def network_of(flags: NetworkFlags, run: Path | None, dataset: EventDataset, seed: int) -> Network:
+    """Return the network of a finished run or, without one, that of the flags, in eval mode.
+
+    Raises ValueError where the run's network takes another number of inputs than the data has.
+    """
+    if run is None:
+        return Network(flags.config(dataset.num_units, dataset.num_classes), seed=seed).eval()
+    from lsc_snn.experiments.checkpoint import load_network
+
+    network: Network = load_network(run)
+    if network.config.num_inputs != dataset.num_units:
+        raise ValueError(
+            f"--data: expected {network.config.num_inputs} input units as the network of {run} has, "
+            f"got {dataset.num_units}; pass the data that it was trained on"
+        )
+    return network
+
+
+def describe(config: NetworkConfig) -> str:
+    """Return a network in a few words."""
+    kind = "feed-forward" if config.layer.get("recurrent") is False else "recurrent"
+    return f"{config.num_inputs} inputs, {config.num_layers} x {config.num_units} {kind} {config.neuron}"
+
+
+def check_figure(path: Path | None) -> None:
+    """Raise unless a figure, if one is wanted, can be drawn and written to ``path``; nothing is written."""
+    if path is not None:
+        from lsc_snn.plots import new_figure
+
+        _check_output(path, ".png")
+        new_figure(1, 1)  # ImportError now, not after the work
+
+
+def check_checkpoint(path: Path, *, force: bool) -> None:
+    """Raise unless a network can be saved as ``path``: a new file, or any with ``force``; nothing is written."""
+    _check_output(path, ".safetensors")
+    for file in (path, path.with_suffix(".json")):
+        if file.exists() and not force:
+            raise ValueError(f"{file}: expected a new file, got one that exists; pass --force to replace it")
+    if path.with_name("config.json").exists():
+        raise ValueError(f"{path}: expected a folder without a training run, got {path.parent}; choose another")
+
+
+def _check_output(path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise ValueError(f"{path}: expected a file name that ends in {suffix}, got {path.name!r}; rename it")
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path}: expected a file in a folder that exists and can be written; choose another")
+
+
+def set_threads(threads: int | None) -> None:
+    """Limit the threads that torch computes on, if a number is given."""
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -1,0 +1,64 @@
+"""The flags that several commands of ``lsc-snn`` take, each with its unit and default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DATA = "Data and network"
+OUTPUT = "Output"
+
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="digits|FOLDER",
+        help="The embedded digits, or a folder with train.h5 and test.h5 in the layout of the Spiking Heidelberg Digits.",
+        rich_help_panel=DATA,
+    ),
+]
+BinMs = Annotated[
+    float | None,
+    typer.Option(help="Length of a time step in milliseconds, for a FOLDER. [default: 4]", rich_help_panel=DATA),
+]
+Run = Annotated[
+    Path | None,
+    typer.Option(
+        help="Take the network of this run of `lsc-snn train` (a run's folder, or a .safetensors file of `stabilize`) "
+        "instead of a new one.",
+        rich_help_panel=DATA,
+    ),
+]
+Neuron = Annotated[str, typer.Option(metavar="LIF|ALIF|LSNN", help="Kind of neuron.", rich_help_panel=DATA)]
+Layers = Annotated[int, typer.Option(help="Number of spiking layers.", rich_help_panel=DATA)]
+Units = Annotated[int, typer.Option(help="Units of each spiking layer.", rich_help_panel=DATA)]
+Tau = Annotated[
+    float | None, typer.Option(help="Membrane time constant in steps. [default: 10]", rich_help_panel=DATA)
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Firing threshold in units of the membrane potential. [default: 1]", rich_help_panel=DATA),
+]
+Beta = Annotated[
+    float | None,
+    typer.Option(
+        help="Adaptation strength in units of the membrane potential; ALIF and LSNN only. [default: 1.8]",
+        rich_help_panel=DATA,
+    ),
+]
+FeedForward = Annotated[
+    bool, typer.Option("--feed-forward", help="Layers without recurrent weights.", rich_help_panel=DATA)
+]
+Seed = Annotated[int, typer.Option(help="Fixes the initial weights and the batch.", rich_help_panel=DATA)]
+BatchSize = Annotated[int, typer.Option(help="Training samples to measure on.", rich_help_panel=DATA)]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads for torch. [default: as torch decides]", rich_help_panel=OUTPUT)
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.", rich_help_panel=OUTPUT)
+]
+FigureFile = Annotated[
+    Path | None,
+    typer.Option("--figure", metavar="FILE.png", help="Draw a picture; it may replace a file.", rich_help_panel=OUTPUT),
+]

@@ -1,0 +1,72 @@
+"""Rich tables of what the commands of ``lsc-snn`` found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rich.table import Table
+from rich.text import Text
+
+from lsc_snn.measure import RadiusReport
+from lsc_snn.stabilize import StabilizeReport
+from lsc_snn.theory import Target
+
+_NONE = "-"
+
+
+def radius_text(value: float, wanted: float | None, tolerance: float) -> Text:
+    """Return a radius as text, green within ``tolerance`` of what is wanted and red outside; 0 is called dead.
+
+    >>> radius_text(0.0, None, 0.05).plain, radius_text(0.512, 0.5, 0.05).style
+    ('dead', 'green')
+    """
+    word = "dead" if value == 0 else f"{value:.3f}"
+    if wanted is None:
+        return Text(word, style="red" if value == 0 or not math.isfinite(value) else "")
+    return Text(word, style="green" if abs(value - wanted) <= tolerance else "red")
+
+
+def _rows(report: RadiusReport) -> Iterator[tuple[str, float | None, float | None, float | None]]:
+    """Yield (name, time radius, depth radius from below, rate): the layers, then the decoder where there is one."""
+    from_below = [report.encoder, *report.depth.tolist()]
+    yield from zip(report.names, report.time.tolist(), from_below, report.rates.tolist(), strict=True)
+    if not math.isnan(report.decoder):
+        yield "decoder", None, report.decoder, None
+
+
+def report_table(report: RadiusReport, title: str, target: Target | None = None, tolerance: float = 0.05) -> Table:
+    """Return the table of one measurement: a line for each layer; its depth radius is that from the layer below."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("layer")
+    for heading in ("time radius", "depth radius", "spikes / step"):
+        table.add_column(heading, justify="right")
+    for name, time, depth, rate in _rows(report):
+        table.add_row(name, *_cells(name, time, depth, rate, target, tolerance))
+    return table
+
+
+def stabilize_table(result: StabilizeReport, title: str, tolerance: float) -> Table:
+    """Return the table of ``stabilize``: each radius and firing rate before and after."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("layer")
+    for heading in ("time", "depth", "spikes / step"):
+        table.add_column(f"{heading}\nbefore", justify="right", style="dim")
+        table.add_column("\nafter", justify="right")
+    for before, after in zip(_rows(result.before), _rows(result.after), strict=True):
+        old = _cells(*before, None, tolerance)
+        new = _cells(*after, result.target, tolerance)
+        table.add_row(before[0], *(cell for pair in zip(old, new, strict=True) for cell in pair))
+    return table
+
+
+def _cells(
+    name: str, time: float | None, depth: float | None, rate: float | None, target: Target | None, tolerance: float
+) -> tuple[Text, Text, Text]:
+    wanted_time = None if target is None else target.time
+    wanted_depth = None if target is None else 1.0 if name == "decoder" else target.depth
+    return (
+        Text(_NONE) if time is None else radius_text(time, wanted_time, tolerance),
+        Text(_NONE) if depth is None else radius_text(depth, wanted_depth, tolerance),
+        Text(_NONE) if rate is None else Text(f"{rate:.4f}"),
+    )

@@ -1,0 +1,141 @@
+"""Adapters of this library's own layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lsc_snn import _parametrize
+from lsc_snn.adapters.base import Adapter, Knob, Knobs, Pass, register_adapter
+from lsc_snn.events import EventBatch
+from lsc_snn.grid import Memory, Points, Step
+from lsc_snn.layers import LI, Inputs, SpikingLayer
+from lsc_snn.neurons import NeuronState, step
+
+
+def _before(sequence: Tensor, first: Tensor, points: Points) -> Tensor:
+    """Return rows (K, ...) of what was there before the step: of the sequence one step earlier, or of ``first``."""
+    earlier = sequence[(points.times - 1).clamp(min=0), points.samples]
+    at_start = (points.times == 0).reshape(-1, *[1] * (earlier.dim() - 1))
+    return torch.where(at_start, first[points.samples], earlier)
+
+
+def _steps_of(inputs: Inputs) -> Iterable[Tensor]:
+    return (inputs.to_dense() if isinstance(inputs, EventBatch) else inputs).unbind(0)
+
+
+class SpikingAdapter(Adapter):
+    """LIF, ALIF, LSNN. The memory is (v,) or (v, a).
+
+    Knobs, the multiplicative rule of the LSC paper: the depth radius is moved by all that sets the scale of the
+    potential (input weights, bias, threshold, adaptation strength), so that, but for the recurrent current, the spikes
+    stay the same and only the surrogate is seen through another window; the time radius by the recurrent weights and
+    both decays together, which scales the whole time transition and keeps the balance of leak and recurrence.
+    """
+
+    def run(self, module: SpikingLayer, inputs: Inputs, state: NeuronState | None = None) -> Pass:
+        """Run the layer once, with the fused scan."""
+        first = module.initial_state(inputs.shape[1]) if state is None else state
+        z, final, after = module.run(inputs, first)
+
+        def at(points: Points) -> tuple[Step, Memory]:
+            rows = [None if s is None or f is None else _before(s, f, points) for s, f in zip(after, first, strict=True)]
+            memory = tuple(row for row in rows[:2] if row is not None)
+            refractory = rows[2]
+
+            def one_step(arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+                before = NeuronState(memory[0], memory[1] if len(memory) > 1 else None, refractory)
+                output, now = module.step(arrived, before)
+                return output, _memory_of(now)
+
+            return one_step, memory
+
+        return Pass(inputs, z, lambda output: (output, final), at)
+
+    def unroll(self, module: SpikingLayer, inputs: Inputs, state: NeuronState | None = None) -> tuple[Any, list[Memory]]:
+        """Loop over the pure step."""
+        parameters = module.neuron_parameters()
+        now = module.initial_state(inputs.shape[1]) if state is None else state
+        outputs, memories = [], []
+        for current in module.current(inputs).unbind(0):
+            output, now = step(current, now, parameters)
+            outputs.append(output)
+            memories.append(_memory_of(now))
+        return (torch.stack(outputs), now), memories
+
+    def knobs(self, module: SpikingLayer) -> Knobs:
+        """Return the knobs of the layer; the time knob of a feed-forward layer turns its decays alone."""
+        scale = (module.threshold_raw, module.beta_raw)
+        return Knobs(
+            depth=_knob((module.weight, module.bias)),
+            time=_knob((module.recurrent_raw,), (), (module.alpha_raw, module.rho_raw)),
+            threshold=_knob((), scale),
+        )
+
+
+class ReadoutAdapter(Adapter):
+    """The leaky-integrator readout LI. Its memory is its potential; its depth knob, the weights, moves the decoder."""
+
+    role = "readout"
+
+    def run(self, module: LI, inputs: Inputs, state: Tensor | None = None) -> Pass:
+        """Run the readout once."""
+        first = module.initial_state(inputs.shape[1]) if state is None else state
+        output, final = module(inputs, first)
+
+        def one_step(arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+            v, now = module.step(arrived, memory[0])
+            return v, (now,)
+
+        def at(points: Points) -> tuple[Step, Memory]:
+            return one_step, (_before(output.detach(), first, points),)
+
+        return Pass(inputs, output, lambda replaced: (replaced, final), at)
+
+    def unroll(self, module: LI, inputs: Inputs, state: Tensor | None = None) -> tuple[Any, list[Memory]]:
+        """Return what forward returns, which is differentiable to any order as it is, and the potentials."""
+        output, final = module(inputs, state)
+        return (output, final), [(v,) for v in output.unbind(0)]
+
+    def knobs(self, module: LI) -> Knobs:
+        """Return the weight knob. The readout's own time transition is no part of the grid."""
+        return Knobs(depth=_knob((module.weight, module.bias)), time=None)
+
+
+def _memory_of(state: NeuronState) -> Memory:
+    return (state.v,) if state.a is None else (state.v, state.a)
+
+
+def _knob(
+    plain: Iterable[nn.Parameter | None],
+    positive: Iterable[nn.Parameter | None] = (),
+    decays: Iterable[nn.Parameter | None] = (),
+) -> Knob | None:
+    """Return the knob that multiplies plain parameters, and the values behind raw positive ones and raw decays."""
+    groups = [
+        ([p for p in group if p is not None], value, raw)
+        for group, value, raw in (
+            (plain, None, None),
+            (positive, _parametrize.positive, _parametrize.raw_positive),
+            (decays, _parametrize.decay, _parametrize.raw_decay),
+        )
+    ]
+
+    @torch.no_grad()
+    def turn(factor: float) -> None:
+        for parameters, value, raw in groups:
+            for parameter in (p for p in parameters if p.requires_grad):
+                if value is None or raw is None:
+                    parameter.mul_(factor)
+                else:
+                    parameter.copy_(raw(value(parameter) * factor))
+
+    everything = tuple(parameter for parameters, _, _ in groups for parameter in parameters)
+    return Knob(everything, turn) if everything else None
+
+
+register_adapter(SpikingLayer, SpikingAdapter())
+register_adapter(LI, ReadoutAdapter())

@@ -1,0 +1,199 @@
+"""Measure a model: the radii of its transitions, and where its gradient explodes or dies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lsc_snn import _checks
+from lsc_snn.grid import Grid, Transition, square
+from lsc_snn.spectral import METHODS, Method, radius
+from lsc_snn.trace import Call, Handled, Inputs, check_inputs, handled_modules, replaced_forwards, trace, undisturbed
+
+
+@dataclass(frozen=True)
+class RadiusReport:
+    """Mean spectral radii over samples and time steps, and mean firing rates. ``print(report)`` shows a table.
+
+    A radius of 0 is a dead transition: no gradient passes at any recorded point. One of inf has overflowed.
+    """
+
+    names: tuple[str, ...]
+    """Layer names as in ``model.named_modules()``, from the input up; L of them."""
+    time: Tensor
+    """(L,) radius of each layer's time transition."""
+    depth: Tensor
+    """(L-1,) radius of the transition from each layer to the next."""
+    encoder: float
+    """Radius from the model's input to the first layer."""
+    decoder: float
+    """Radius from the last layer to the output; NaN where the output has no time axis, so that there is none."""
+    rates: Tensor
+    """(L,) mean output over valid steps: the firing rate, in spikes per unit and step."""
+
+    def entries(self) -> list[tuple[str, str, float]]:
+        """Return (transition kind, layer name, radius) of every transition, input first."""
+        rows = [("encoder", self.names[0], self.encoder)]
+        for index, name in enumerate(self.names):
+            if index:
+                rows.append(("depth", name, float(self.depth[index - 1])))
+            rows.append(("time", name, float(self.time[index])))
+        return rows if math.isnan(self.decoder) else [*rows, ("decoder", "output", self.decoder)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, numbers and strings; radii that JSON cannot say (NaN, inf) as None and "inf"."""
+        return {
+            "names": list(self.names),
+            "time": [_plain(value) for value in self.time.tolist()],
+            "depth": [_plain(value) for value in self.depth.tolist()],
+            "encoder": _plain(self.encoder),
+            "decoder": _plain(self.decoder),
+            "rates": [_plain(value) for value in self.rates.tolist()],
+        }
+
+    def __str__(self) -> str:
+        """Return a table: one line a layer, its depth transition being the one from below (the encoder, for the first)."""
+        width = max(len("decoder"), *(len(name) for name in self.names))
+        lines = [f"{'layer':<{width}}  {'time':>8}  {'depth':>8}  {'rate':>8}"]
+        from_below = [self.encoder, *self.depth.tolist()]
+        for name, time, depth, rate in zip(self.names, self.time.tolist(), from_below, self.rates.tolist(), strict=True):
+            lines.append(f"{name:<{width}}  {_cell(time)}  {_cell(depth)}  {rate:8.4f}")
+        if not math.isnan(self.decoder):
+            lines.append(f"{'decoder':<{width}}  {'':>8}  {_cell(self.decoder)}")
+        return "\n".join(lines)
+
+
+def _plain(value: float) -> float | str | None:
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "inf"
+
+
+def _cell(value: float) -> str:
+    return f"{'dead':>8}" if value == 0 else f"{value:8.3f}"
+
+
+def measure(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    method: Method = "power",
+    num_matvecs: int | None = None,
+    num_times: int = 8,
+    call: Call | None = None,
+    generator: torch.Generator | None = None,
+) -> RadiusReport:
+    """Measure the mean spectral radius of every time and depth transition of a model on one batch.
+
+    ``inputs`` is (T, B, ...) or an EventBatch; ``call(model, inputs)`` runs a model whose forward is unusual. Radii are
+    taken at ``num_times`` steps of every sample (``trace``) with ``method`` and ``num_matvecs`` (``spectral.radius``).
+    The result depends on ``generator`` alone; without one it is the same every time.
+
+    The model is left exactly as it was, and the global random state too. Raises ValueError or TypeError for bad inputs
+    and for a model without a known layer.
+
+    >>> from lsc_snn import Network, NetworkConfig
+    >>> report = measure(Network(NetworkConfig(num_inputs=8, num_classes=2, num_units=16)), torch.ones(20, 4, 8))
+    >>> len(report.time), len(report.depth), report.names
+    (2, 1, ('layers.0', 'layers.1'))
+    """
+    _checks.check_in("method", method, METHODS)
+    grid = trace(model, inputs, num_times=num_times, call=call, generator=generator)
+    return report_of(grid, method=method, num_matvecs=num_matvecs, seed=draw_seed(generator))
+
+
+def draw_seed(generator: torch.Generator | None) -> int:
+    """Return a seed drawn from a generator, or 0 without one."""
+    return 0 if generator is None else int(torch.randint(2**31, (1,), generator=generator))
+
+
+def report_of(grid: Grid, *, method: Method = "power", num_matvecs: int | None = None, seed: int = 0) -> RadiusReport:
+    """Return the radii of a traced grid. The same seed draws the same blocks and starting vectors."""
+
+    def mean_radius(transition: Transition) -> float:
+        generator = torch.Generator().manual_seed(seed)
+        block = square(transition, generator)
+        return float(radius(block, method=method, num_matvecs=num_matvecs, generator=generator).double().mean())
+
+    depth = [mean_radius(layer.depth()) for layer in grid.layers]
+    return RadiusReport(
+        names=tuple(layer.name for layer in grid.layers),
+        time=_column(mean_radius(layer.time()) for layer in grid.layers),
+        depth=_column(depth[1:]),
+        encoder=depth[0],
+        decoder=math.nan if grid.decoder is None else mean_radius(grid.decoder()),
+        rates=_column(layer.activity for layer in grid.layers),
+    )
+
+
+def _column(values: Any) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.float64)
+
+
+def gradient_profile(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    call: Call | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return how large the gradient is at every node of the grid, (T, L): where it explodes or dies.
+
+    The scalar behind it is the output at the last valid step of each sample, projected on a random direction of unit
+    variance (drawn from ``generator``, else from a fixed seed): its gradient has to travel through the whole grid to
+    reach the first layer at the first step. An entry is the mean over samples of the norm of the gradient in the memory
+    of that layer after that step, along all paths. NaN and inf stay as they come.
+
+    The model is left exactly as it was. Raises as ``measure`` does.
+    """
+    handled = handled_modules(model)
+    check_inputs(model, inputs)
+    layers: list[list[tuple[Tensor, ...]]] = []
+
+    def unroll(entry: Handled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        returned, memories = entry.adapter.unroll(entry.module, *args, **kwargs)
+        if entry.adapter.role == "layer":
+            layers.append(memories)
+        return returned
+
+    with undisturbed(model), replaced_forwards(handled, unroll), torch.enable_grad():
+        output = model(inputs) if call is None else call(model, inputs)
+    scalar = _projected(_last_valid(_tensor_of(output), inputs), generator)
+    nodes = [tensor for memories in layers for memory in memories for tensor in memory]
+    gradients = iter(torch.autograd.grad(scalar, nodes, materialize_grads=True))
+    columns = [_norms([[next(gradients) for _ in memory] for memory in memories]) for memories in layers]
+    return torch.stack(columns, 1)
+
+
+def _norms(steps: Sequence[Sequence[Tensor]]) -> Tensor:
+    return torch.stack([torch.cat([g.flatten(1) for g in step], 1).norm(dim=1).mean() for step in steps])
+
+
+def _tensor_of(output: Any) -> Tensor:
+    tensor = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"model: expected a tensor as output, or a tuple that starts with one, got {type(output).__name__}; "
+            "pass call= to select it"
+        )
+    return tensor
+
+
+def _last_valid(output: Tensor, inputs: Inputs) -> Tensor:
+    steps, batch = inputs.shape[:2]
+    if output.dim() < 3 or output.shape[:2] != (steps, batch):
+        return output
+    if isinstance(inputs, Tensor):
+        return output[-1]
+    return output[inputs.lengths - 1, torch.arange(batch, device=output.device)]
+
+
+def _projected(output: Tensor, generator: torch.Generator | None) -> Tensor:
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    direction = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    return (output * direction.to(output.device, output.dtype)).sum()

@@ -1,0 +1,116 @@
+"""What a procedure has to reach: a target for every transition, a band for every firing rate, and the knobs for both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+
+from lsc_snn.adapters.base import Knob, Knobs
+from lsc_snn.measure import RadiusReport
+from lsc_snn.theory import Target
+from lsc_snn.trace import Handled
+
+
+class Dial(NamedTuple):
+    """One transition, the radius that it should have, and the knob that moves it (None: nothing does)."""
+
+    kind: str
+    """encoder, depth, time or decoder."""
+    layer: int
+    """Index of its layer; L for the decoder."""
+    name: str
+    radius: float
+    target: float
+    knob: Knob | None
+
+    @property
+    def error(self) -> float:
+        """|radius - target|."""
+        return abs(self.radius - self.target)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Targets, tolerance and rate band of one call of stabilize, with the knobs of the model's layers.
+
+    The encoder counts as a depth transition: of the L depth edges on a path from the input to layer L it is the first.
+    The decoder's target is 1.
+    """
+
+    target: Target
+    tolerance: float
+    rate_band: tuple[float, float]
+    knobs: tuple[Knobs, ...]
+    readout: Knobs | None
+
+    def dials(self, report: RadiusReport) -> list[Dial]:
+        """Return every transition of a report with its target and knob."""
+        dials = []
+        for index, (name, knobs) in enumerate(zip(report.names, self.knobs, strict=True)):
+            kind, radius = ("depth", float(report.depth[index - 1])) if index else ("encoder", report.encoder)
+            dials.append(Dial(kind, index, name, radius, self.target.depth, knobs.depth))
+            dials.append(Dial("time", index, name, float(report.time[index]), self.target.time, knobs.time))
+        if not math.isnan(report.decoder):
+            knob = None if self.readout is None else self.readout.depth
+            dials.append(Dial("decoder", len(report.names), "output", report.decoder, 1.0, knob))
+        return dials
+
+    def rate_excess(self, rate: float) -> float:
+        """Return by what factor, in log, a rate lies outside the band: negative below, positive above, 0 inside."""
+        low, high = self.rate_band
+        if low <= rate <= high:
+            return 0.0
+        return -math.inf if rate <= 0 else math.log(rate / (high if rate > high else low))
+
+    def badness(self, report: RadiusReport) -> float:
+        """Return the worst violation in units of what is allowed; at most 1 where everything is reached."""
+        radii = max(dial.error / self.tolerance for dial in self.dials(report))
+        excess = [self.rate_excess(float(rate)) for rate in report.rates]
+        rates = max((1 + abs(value) for value in excess if value), default=0.0)
+        return math.inf if math.isnan(radii) else max(radii, rates)
+
+    def reasons(self, report: RadiusReport) -> tuple[str, ...]:
+        """Return a line for each transition and rate that is not where it should be, and why."""
+        lines = []
+        for dial in self.dials(report):
+            if not dial.error <= self.tolerance:
+                lines.append(
+                    f"{dial.name}: {dial.kind} radius {dial.radius:.3g}, target {dial.target:.3g}: {_why(dial.knob)}"
+                )
+        low, high = self.rate_band
+        for name, rate in zip(report.names, report.rates.tolist(), strict=True):
+            if self.rate_excess(rate):
+                lines.append(f"{name}: firing rate {rate:.3g} outside {low:g} to {high:g} per step")
+        return tuple(lines)
+
+
+def movable(knob: Knob | None) -> bool:
+    """Say whether a knob has a parameter that is not frozen."""
+    return knob is not None and any(parameter.requires_grad for parameter in knob.parameters)
+
+
+def _why(knob: Knob | None) -> str:
+    if knob is None:
+        return "no parameter of the layer moves it"
+    return "not reached" if movable(knob) else "all parameters that move it are frozen"
+
+
+def knobs_of(handled: list[Handled], names: tuple[str, ...], readout: tuple[str, nn.Module] | None) -> tuple[tuple[Knobs, ...], Knobs | None]:
+    """Return the knobs of the layers ``names``, in that order, and of the readout.
+
+    Raises ValueError where two layers share a parameter: turning one would turn the other.
+    """
+    by_name = {entry.name: entry.adapter.knobs(entry.module) for entry in handled}
+    owner: dict[int, str] = {}
+    for name, knobs in by_name.items():
+        for parameter in {id(p): p for knob in knobs if knob is not None for p in knob.parameters}.values():
+            other = owner.setdefault(id(parameter), name)
+            if other != name:
+                raise ValueError(
+                    f"model: expected parameters of its own in every layer, got one shared by {other!r} and {name!r}; "
+                    "untie them (or give one layer a copy) to stabilise"
+                )
+    return tuple(by_name[name] for name in names), None if readout is None else by_name[readout[0]]

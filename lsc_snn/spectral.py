@@ -1,0 +1,212 @@
+"""Spectral radius of a batch of linear operators: ``exact`` by dense eigenvalues, ``power`` by products alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lsc_snn import _checks
+
+Method = Literal["power", "exact"]
+METHODS: tuple[Method, ...] = ("power", "exact")
+
+NUM_MATVECS = 64
+KRYLOV = 12
+"""Defaults of ``power``: products in all, and how many of the last ones span the subspace that is diagonalised.
+
+Growth of the norm alone is biased at any affordable count (on ALIF transitions of 512 variables by -2 to +2 % after 64
+products, up to 6 % for a sample), because the edge of the spectrum is dense. An Arnoldi process from a random start is
+worse: with 24 products it sees a radius 10 % too small. Powering first and diagonalising the last 12 products keeps the
+mean bias under 1 %.
+"""
+
+
+class Operator(Protocol):
+    """A batch of K square linear operators (n, n): ``lsc_snn.grid.Transition``, a ``Block`` of one, or ``Matrix``."""
+
+    batch: int
+    rows: int
+    cols: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the products."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the products."""
+
+    def matvec(self, vectors: Tensor) -> Tensor:
+        """Return M v, (K, rows)."""
+
+    def rmatvec(self, vectors: Tensor, *, create_graph: bool = False) -> Tensor:
+        """Return M^T u, (K, cols)."""
+
+    def to_dense(self, *, create_graph: bool = False) -> Tensor:
+        """Return the matrices (K, rows, cols)."""
+
+
+class Matrix:
+    """Dense matrices (K, n, n) or (n, n) as an operator."""
+
+    def __init__(self, matrices: Tensor) -> None:
+        _checks.check_float("matrices", matrices)
+        if matrices.dim() not in (2, 3):
+            raise ValueError(f"matrices: expected shape (n, n) or (K, n, n), got {tuple(matrices.shape)}")
+        self._matrices = matrices if matrices.dim() == 3 else matrices[None]
+        self.batch, self.rows, self.cols = self._matrices.shape
+        self.dtype, self.device = matrices.dtype, matrices.device
+
+    def matvec(self, vectors: Tensor) -> Tensor:
+        """Return M v."""
+        return torch.einsum("krc,kc->kr", self._matrices.detach(), vectors)
+
+    def rmatvec(self, vectors: Tensor, *, create_graph: bool = False) -> Tensor:
+        """Return M^T u."""
+        matrices = self._matrices if create_graph else self._matrices.detach()
+        return torch.einsum("krc,kr->kc", matrices, vectors)
+
+    def to_dense(self, *, create_graph: bool = False) -> Tensor:
+        """Return the matrices."""
+        return self._matrices if create_graph else self._matrices.detach()
+
+
+def radius(
+    operator: Operator | Tensor,
+    *,
+    method: Method = "power",
+    num_matvecs: int | None = None,
+    generator: torch.Generator | None = None,
+    create_graph: bool = False,
+) -> Tensor:
+    """Return the spectral radius max |eigenvalue| of each of K square operators, (K,).
+
+    ``exact`` builds the matrices and takes all eigenvalues: the oracle. ``power`` needs ``num_matvecs`` products
+    (default 64): power steps from a random start, then the Ritz values of the last 12 products (Saad 2011, "Numerical
+    Methods for Large Eigenvalue Problems", sections 4.1 and 6.2). Where 12 products span the whole space it is exact.
+
+    A zero operator has radius 0; one with an entry that is not finite has radius inf.
+
+    With ``create_graph`` the radius is differentiable in the parameters behind the operator: its gradient is that of
+    ``|u^T M v / u^T v|`` at the left and right eigenvectors u, v, held fixed (first-order perturbation theory, Kato).
+    It costs as many products again, and fails nowhere but at a dominant eigenvalue that is defective.
+
+    ``generator`` (CPU) draws the start; the default is a fixed seed, so that a measurement repeats exactly.
+
+    >>> float(radius(torch.tensor([[0.0, 2.0], [2.0, 0.0]])))
+    2.0
+
+    Raises ValueError for an operator that is not square, an unknown method, or fewer than 1 product.
+    """
+    _checks.check_in("method", method, METHODS)
+    products = NUM_MATVECS if num_matvecs is None else num_matvecs
+    _checks.check_count("num_matvecs", products)
+    op = Matrix(operator) if isinstance(operator, Tensor) else operator
+    if op.rows != op.cols:
+        raise ValueError(
+            f"operator: expected square, got {op.rows} x {op.cols}; take a square block with lsc_snn.grid.square"
+        )
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    start = torch.randn(op.batch, op.rows, generator=generator, dtype=torch.float64).to(op.device, op.dtype)
+    if method == "exact":
+        value, left, right = _exact(op, vectors=create_graph)
+    else:
+        value, left, right = _power(op, start, products, vectors=create_graph)
+    magnitude = value.abs()
+    if left is None or right is None:
+        return magnitude
+    return _differentiable(op, magnitude, value, left, right)
+
+
+def _exact(op: Operator, *, vectors: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the dominant eigenvalue of each operator, and its left and right eigenvectors if asked."""
+    dense = op.to_dense().detach()
+    finite = torch.isfinite(dense).all(2).all(1)
+    dense = torch.where(finite[:, None, None], dense, torch.zeros_like(dense))
+    if not vectors:
+        return _mark_infinite(_dominant(torch.linalg.eigvals(dense)), finite), None, None
+    value, right = _nearest(*torch.linalg.eig(dense), None)
+    _, left = _nearest(*torch.linalg.eig(dense.mT), value)
+    return _mark_infinite(value, finite), left, right
+
+
+def _power(
+    op: Operator, start: Tensor, products: int, *, vectors: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Do as ``_exact``, by products. Those with M^T come first: the spectrum is the same, and they are the cheap ones."""
+    value, left, finite = _ritz(op.rmatvec, start, products, None)
+    if not vectors:
+        return _mark_infinite(value, finite), None, None
+    _, right, _ = _ritz(op.matvec, start, products, value)
+    return _mark_infinite(value, finite), left, right
+
+
+def _ritz(
+    product: Callable[[Tensor], Tensor], start: Tensor, products: int, near: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the dominant Ritz value (or the one nearest to ``near``), its vector, and where all was finite."""
+    size = min(KRYLOV, products, start.shape[1])
+    x = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
+    if size < start.shape[1]:  # else the subspace is the whole space, and there is nothing to filter out
+        for index in range(products - size):
+            x = product(x)
+            if index % 4 == 3 or index == products - size - 1:  # often enough for float32, for radii from 1e-9 to 1e9
+                x = _normalised(x)[0]
+    basis = x.new_zeros(len(x), size, x.shape[1])
+    hessenberg = x.new_zeros(len(x), size, size)
+    for column in range(size):
+        basis[:, column] = x
+        x = product(x)
+        known = basis[:, : column + 1]
+        for _ in range(2):  # twice is enough (Kahan, Parlett): once loses orthogonality in float32
+            overlap = torch.bmm(known, x[:, :, None])
+            x = x - torch.bmm(known.mT, overlap)[:, :, 0]
+            hessenberg[:, : column + 1, column] += overlap[:, :, 0]
+        x, norm = _normalised(x)
+        if column + 1 < size:
+            hessenberg[:, column + 1, column] = norm
+    finite = torch.isfinite(hessenberg).all(2).all(1)
+    hessenberg = torch.where(finite[:, None, None], hessenberg, torch.zeros_like(hessenberg))
+    value, coefficients = _nearest(*torch.linalg.eig(hessenberg), near)
+    vector = torch.einsum("ks,ksn->kn", coefficients, basis.to(coefficients.dtype))
+    return value, vector, finite
+
+
+def _normalised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return unit vectors and norms; a vector that has vanished (radius 0, or an invariant subspace) stays zero."""
+    norm = torch.linalg.vector_norm(x, dim=1)
+    floor = torch.finfo(x.dtype).tiny
+    return torch.where(norm > floor, 1 / norm.clamp(min=floor), torch.zeros_like(norm))[:, None] * x, norm
+
+
+def _dominant(values: Tensor) -> Tensor:
+    return values.gather(1, values.abs().argmax(1, keepdim=True))[:, 0]
+
+
+def _nearest(values: Tensor, vectors: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the largest eigenvalue, or the one nearest to ``near``, and its eigenvector (a column of ``vectors``)."""
+    index = values.abs().argmax(1) if near is None else (values - near[:, None]).abs().argmin(1)
+    rows = torch.arange(len(values), device=values.device)
+    return values[rows, index], vectors[rows, :, index]
+
+
+def _mark_infinite(value: Tensor, finite: Tensor) -> Tensor:
+    return torch.where(finite, value, torch.full_like(value, torch.inf))
+
+
+def _differentiable(op: Operator, magnitude: Tensor, value: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Return ``magnitude`` with the gradient of |u^T M v / u^T v|; zero where the radius is 0 or not finite."""
+    overlap = (left * right).sum(1)
+    usable = (magnitude > 0) & torch.isfinite(magnitude) & (overlap.abs() > 0)
+    ones = torch.ones_like(value)
+    scale = torch.where(usable, value.conj() / torch.where(usable, magnitude * overlap, ones), torch.zeros_like(value))
+    right = scale[:, None] * right
+    # Re(u^T M v), with M real: two products M^T u, of the real and of the imaginary part.
+    parts = ((left.real, right.real), (-left.imag, right.imag))
+    first_order = sum((op.rmatvec(u.contiguous(), create_graph=True) * v).sum(1) for u, v in parts)
+    first_order = torch.where(usable, torch.as_tensor(first_order), torch.zeros_like(magnitude))
+    return magnitude + (first_order - first_order.detach())

@@ -1,0 +1,199 @@
+"""Bring a model to the Local Stability Condition, in place, by a procedure; or leave it exactly as it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lsc_snn import _checks
+from lsc_snn.events import EventBatch
+from lsc_snn.measure import RadiusReport, draw_seed, report_of
+from lsc_snn.procedures import fast
+from lsc_snn.procedures.goal import Goal, knobs_of
+from lsc_snn.theory import Target
+from lsc_snn.trace import Call, Inputs, handled_modules, trace
+
+PROCEDURES = ("fast", "paper")
+RATE_BAND = (0.01, 0.5)
+"""Default band of the mean firing rate, in spikes per unit and step: a layer outside is silent or saturated."""
+
+
+@dataclass(frozen=True)
+class StabilizeReport:
+    """What stabilize did. ``print(report)`` shows the radii before and after, and what could not be reached."""
+
+    before: RadiusReport
+    after: RadiusReport
+    target: Target
+    converged: bool
+    """Whether every radius is within the tolerance and every rate within the band."""
+    sweeps: int
+    seconds: float
+    history: tuple[RadiusReport, ...]
+    """The report before each sweep, in order; the parameters kept are those of the best."""
+    reasons: tuple[str, ...]
+    """One line for each transition and rate that is not where it should be: layer, what, and why."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, numbers and strings, ready for JSON."""
+        return {
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "target": {"time": self.target.time, "depth": self.target.depth},
+            "converged": self.converged,
+            "sweeps": self.sweeps,
+            "seconds": self.seconds,
+            "history": [report.to_dict() for report in self.history],
+            "reasons": list(self.reasons),
+        }
+
+    def __str__(self) -> str:
+        """Return the two tables, the outcome, and the reasons."""
+        outcome = "converged" if self.converged else "did not converge"
+        lines = [
+            f"target: time {self.target.time:.3g}, depth {self.target.depth:.3g}",
+            "before",
+            str(self.before),
+            "after",
+            str(self.after),
+            f"{outcome} in {self.sweeps} sweeps, {self.seconds:.1f} s",
+            *self.reasons,
+        ]
+        return "\n".join(lines)
+
+
+def stabilize(
+    model: nn.Module,
+    batches: Inputs | Iterable[Inputs],
+    *,
+    target: str | Target | tuple[float, float] = "half",
+    procedure: str = "fast",
+    tolerance: float = 0.05,
+    max_sweeps: int = 50,
+    rate_band: tuple[float, float] = RATE_BAND,
+    call: Call | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> StabilizeReport:
+    """Bring the mean radius of every transition of a model within ``tolerance`` of its target, in place.
+
+    Each sweep measures the model on the next of ``batches`` (a tensor (T, B, ...), an EventBatch, or an iterable of
+    either, gone through again and again) and turns the knobs that its adapters name; the firing rate of every layer is
+    kept inside ``rate_band``, spikes per unit and step. ``fast`` is ours; ``paper`` is the procedure of Herranz-Celotti
+    and Rouat 2024 (arXiv 2308.12075), the baseline, slower by orders of magnitude.
+
+    ``target`` is "one", "half", "balanced", a pair (time, depth) or a Target; ``call(model, inputs)`` runs a model
+    whose forward is unusual; ``generator`` (CPU) draws what is random, the same every time without one; ``progress``
+    shows a line for every sweep.
+
+    Frozen parameters (``requires_grad`` False) are not moved. A target that cannot be reached ends with ``converged``
+    False and the ``reasons``; the parameters are then the best that were seen. On any error, an interrupt included, the
+    parameters are as they were.
+
+    Raises ValueError or TypeError for bad inputs, a target outside (0, 2], a model without a known layer, and
+    parameters shared between layers.
+
+    >>> from lsc_snn import LIF, NetworkConfig, Network
+    >>> network = Network(NetworkConfig(num_inputs=16, num_classes=2, num_units=64))
+    >>> batch = torch.rand(30, 8, 16, generator=torch.Generator().manual_seed(0)).round()
+    >>> result = stabilize(network, batch, target="half")
+    >>> result.converged, bool((result.after.time - 0.5).abs().max() < 0.05)
+    (True, True)
+    """
+    _checks.check_in("procedure", procedure, PROCEDURES)
+    _checks.check_positive("tolerance", tolerance)
+    _checks.check_count("max_sweeps", max_sweeps)
+    low, high = rate_band
+    if not 0 <= low < high:
+        raise ValueError(f"rate_band: expected 0 <= low < high, got {rate_band}; the default is {RATE_BAND}")
+    handled = handled_modules(model)
+    stream = _cycle(batches)
+    first = next(stream)
+    start = time.perf_counter()
+    kept = _snapshot(model)
+    seed = draw_seed(generator)
+    try:
+        grid = trace(model, first, call=call, generator=_seeded(seed))
+        goal = Goal(
+            Target.parse(target, first.shape[0], len(grid.layers)),
+            tolerance,
+            (low, high),
+            *knobs_of(handled, tuple(layer.name for layer in grid.layers), grid.readout),
+        )
+        if procedure == "fast":
+            reports = fast.run(goal, _reports(model, first, stream, call, seed), max_sweeps)
+        else:
+            raise ValueError("paper")
+        history: list[RadiusReport] = []
+        best = -1
+        for report in reports:
+            history.append(report)
+            if best < 0 or goal.badness(report) < goal.badness(history[best]):
+                best, best_parameters = len(history) - 1, _snapshot(model)
+            if progress:
+                print(f"sweep {len(history) - 1}: worst violation {goal.badness(report):.2f} of what is allowed")
+        _restore(best_parameters)
+    except BaseException:
+        _restore(kept)
+        raise
+    after = history[best]
+    return StabilizeReport(
+        before=history[0],
+        after=after,
+        target=goal.target,
+        converged=goal.badness(after) <= 1,
+        sweeps=len(history) - 1,
+        seconds=time.perf_counter() - start,
+        history=tuple(history),
+        reasons=goal.reasons(after),
+    )
+
+
+def _reports(
+    model: nn.Module, first: Inputs, stream: Iterator[Inputs], call: Call | None, seed: int
+) -> Iterator[RadiusReport]:
+    """Measure the model at each ``next``, on one batch after the other, always at the same points and blocks.
+
+    Common random numbers make a radius a smooth function of the knobs, which the secant steps need.
+    """
+    batch: Inputs = first
+    while True:
+        yield report_of(trace(model, batch, call=call, generator=_seeded(seed)), seed=seed)
+        batch = next(stream)
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _cycle(batches: Inputs | Iterable[Inputs]) -> Iterator[Inputs]:
+    """Go through the batches again and again; those of a one-shot iterable are kept as they come."""
+    if isinstance(batches, Tensor | EventBatch):
+        batches = [batches]
+    elif not isinstance(batches, Iterable):
+        raise TypeError(
+            f"batches: expected a tensor, an EventBatch or an iterable of them, got {type(batches).__name__}"
+        )
+    seen: list[Inputs] = []
+    for batch in batches:
+        seen.append(batch)
+        yield batch
+    if not seen:
+        raise ValueError("batches: expected at least one batch, got none")
+    while True:
+        yield from seen
+
+
+def _snapshot(model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+    return [(parameter, parameter.detach().clone()) for parameter in model.parameters()]
+
+
+@torch.no_grad()
+def _restore(snapshot: list[tuple[nn.Parameter, Tensor]]) -> None:
+    for parameter, value in snapshot:
+        parameter.copy_(value)

@@ -1,0 +1,16 @@
+"""Fixtures and settings of every test."""
+
+import pytest
+from hypothesis import settings
+
+from cases import DEVICES
+
+# The same examples in every run, nothing written to disk, and no time limit on a loaded machine.
+settings.register_profile("lsc", derandomize=True, database=None, deadline=None, max_examples=50)
+settings.load_profile("lsc")
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device present; CUDA is skipped, with the reason, where there is none."""
+    return str(request.param)
