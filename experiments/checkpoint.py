@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -94,11 +93,11 @@ def load_parameters(network: nn.Module, tensors: Mapping[str, Tensor], path: Pat
     for name in sorted(own.keys() | tensors.keys()):
         expected, got = (str(tuple(side[name].shape)) if name in side else "none" for side in (own, tensors))
         if expected != got:
-            raise ValueError(f"{path}: expected {name} of shape {expected}, got {got}; pass a checkpoint of this network")
+            raise ValueError(f"{path}: expected {name} of shape {expected}, got {got}; pass one of this network")
     network.load_state_dict(dict(tensors))
 
 
-def optimizer_tensors(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
     """Return the state of an optimiser as tensors named ``<parameter>/<name>``."""
     return {
         f"{names[parameter]}/{key}": value
@@ -107,7 +106,7 @@ def optimizer_tensors(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -
     }
 
 
-def load_optimizer(optimizer: Optimizer, names: Mapping[nn.Parameter, str], tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer(optimizer: Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]) -> None:
     """Give an optimiser the state that ``optimizer_tensors`` returned."""
     for parameter, name in names.items():
         state = {key.rpartition("/")[2]: value for key, value in tensors.items() if key.rpartition("/")[0] == name}
@@ -122,8 +121,12 @@ def load_optimizer(optimizer: Optimizer, names: Mapping[nn.Parameter, str], tens
 def load_network(path: str | Path) -> Network:
     """Return the network of a run's folder (its best checkpoint) or of one checkpoint file, on the CPU, in eval mode.
 
-    The checkpoint says what network it is of; where config.json stands beside it, both have to agree. Raises ValueError,
-    naming the file, for one that is missing, truncated, foreign or of another network.
+    The checkpoint says what network it is of; where config.json stands beside it, both have to agree. Raises
+    ValueError, naming the file, for one that is missing, truncated, foreign or of another network.
+
+    >>> load_network("absent")
+    Traceback (most recent call last):
+    ValueError: absent: expected a checkpoint, got no such file; check the path
     """
     path = Path(path)
     file = path / "best.safetensors" if path.is_dir() else path

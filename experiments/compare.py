@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lsc_snn import _checks
-from lsc_snn.experiments.config import TargetOption, TrainConfig, parse_target, target_label
+from lsc_snn.experiments.config import TargetOption, TrainConfig, parse_target, read_config, target_label
 from lsc_snn.experiments.data import SplitsLike, check_splits, describe_difference
-from lsc_snn.experiments.files import make_folder, read_json, write_bytes, write_csv, write_json
+from lsc_snn.experiments.files import make_folder, write_bytes, write_csv, write_json
 from lsc_snn.experiments.records import EpochMetrics, RunResult
 from lsc_snn.experiments.table import Cell, Run, summarize, to_markdown
 from lsc_snn.experiments.train import train
-
-PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class CompareEvent:
     """What happens in a comparison, for whoever shows its progress."""
 
     kind: str
-    """ "start" of a run, the end of an "epoch", or the "end" of a run."""
+    """The "start" of a run, the end of an "epoch", or the "end" of a run."""
     config: TrainConfig
     """The run."""
     index: int
@@ -44,7 +43,7 @@ class Comparison:
     runs: tuple[Run, ...]
     """Every run, those that only tuned included."""
     cells: tuple[Cell, ...]
-    """One summary for each depth and target, in the order of the plan."""
+    """One summary for each depth and target."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -74,42 +73,114 @@ def compare(
     are trained at it. All else is as in ``base``. The run that won the tuning is the first seed's run.
 
     Runs follow one another, each in its own sub-folder of ``folder``, such as ``depth-2/half/rate-0.001/seed-0``; with
-    ``resume``, finished ones are only read, and an interrupted one goes on. At the end comparison.json, comparison.csv
-    (one row a run) and comparison.md (one row for each depth and target) are written. ``on_event`` is called at the
-    start and the end of each run and after each epoch; what it raises ends the comparison there.
+    ``resume``, finished ones are only read, an interrupted one goes on, and depths, targets, seeds and rates may be
+    added to what is there. At the end comparison.json, comparison.csv (one row a run) and comparison.md (one row for
+    each depth and target) are written. ``on_event`` is called at the start and the end of each run and after each
+    epoch; what it raises ends the comparison there.
 
-    Raises ValueError for an empty or repeating list, a folder that cannot be written, holds another comparison, or
-    without ``resume`` any; and whatever ``train`` raises.
+    Raises ValueError, before anything is trained, for an empty or repeating list, data that do not fit the network, and
+    a folder that cannot be written or holds other runs, or without ``resume`` any; and whatever ``train`` raises.
+
+    >>> import tempfile
+    >>> from lsc_snn import NetworkConfig
+    >>> from lsc_snn.datasets import load_digits
+    >>> from lsc_snn.experiments.data import Splits
+    >>> splits = Splits(*(part.subset(range(20)) for part in load_digits(num_steps=10)))
+    >>> base = TrainConfig(NetworkConfig(num_inputs=64, num_classes=10, num_units=16), epochs=1)
+    >>> plan = {"targets": [None], "depths": [1, 2], "seeds": [0], "learning_rates": [0.001, 0.01]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     comparison = compare(base, splits, folder, **plan)
+    >>> [(cell.depth, cell.target, cell.num_runs) for cell in comparison.cells]
+    [(1, 'untreated', 1), (2, 'untreated', 1)]
     """
     arms = [parse_target(target) for target in targets]
     for name, values in (("targets", arms), ("depths", depths), ("seeds", seeds), ("learning_rates", learning_rates)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name}: expected one value or more, each once, got {list(values)}; name each once")
-    configs = {
-        (depth, arm, rate, seed): replace(
-            base, network=replace(base.network, num_layers=depth), target=arm, learning_rate=rate, seed=seed
-        )
-        for depth in depths
-        for arm in arms
-        for rate in learning_rates
-        for seed in seeds
-    }
     check_splits(splits, base.network)
     folder = Path(folder)
-    _claim(folder, _plan(base, arms, depths, seeds, learning_rates), resume)
+
+    def configured(depth: int, arm: TargetOption, rate: float, seed: int) -> TrainConfig:
+        network = replace(base.network, num_layers=depth)
+        return replace(base, network=network, target=arm, learning_rate=rate, seed=seed)
+
+    every = [configured(*values) for values in itertools.product(depths, arms, learning_rates, seeds)]
+    on_main = os.environ.get("RANK", "0") == "0"
+    if on_main:
+        _claim(folder, {place_of(config): config for config in every}, resume)
     total = len(depths) * len(arms) * (len(learning_rates) + len(seeds) - 1)
     runs: list[Run] = []
+    for depth in depths:
+        for arm in arms:
+            tuning: list[RunResult] = []
+            for rate in learning_rates:
+                config = configured(depth, arm, rate, seeds[0])
+                index = len(runs) + len(tuning) + 1
+                tuning.append(_run(config, splits, folder, resume, on_event, index, total))
+            best = min(range(len(tuning)), key=lambda i: _rank(tuning[i]))
+            runs += [Run.of(result, place_of(result.config), chosen=i == best) for i, result in enumerate(tuning)]
+            for seed in seeds[1:]:
+                config = configured(depth, arm, learning_rates[best], seed)
+                result = _run(config, splits, folder, resume, on_event, len(runs) + 1, total)
+                runs.append(Run.of(result, place_of(config), chosen=True))
+    comparison = Comparison(tuple(runs), summarize(runs))
+    if on_main:
+        _write(folder, comparison, base)
+    return comparison
 
-    def run(depth: int, arm: TargetOption, rate: float, seed: int) -> Run:
-        config, index = configs[depth, arm, rate, seed], len(runs) + 1
 
-        def tell(kind: str, **more: Any) -> None:
-            if on_event is not None:
-                on_event(CompareEvent(kind, config, index, total, **more))
+def place_of(config: TrainConfig) -> str:
+    """Return the sub-folder of a run.
 
-        tell("start")
-        place = f"depth-{depth}/{target_label(arm)}/rate-{rate:g}/seed-{seed}"
-        result = train(config, splits, folder / place, resume=resume, on_epoch=lambda row: tell("epoch", metrics=row))
-        tell("end", result=result)
-        return Run.of(result, place)
-    ...
+    >>> from lsc_snn import NetworkConfig
+    >>> place_of(TrainConfig(NetworkConfig(num_inputs=64, num_classes=10), target="half"))
+    'depth-2/half/rate-0.001/seed-0'
+    """
+    network, target = config.network, target_label(config.target)
+    return f"depth-{network.num_layers}/{target}/rate-{config.learning_rate}/seed-{config.seed}"
+
+
+def _run(
+    config: TrainConfig,
+    splits: SplitsLike,
+    folder: Path,
+    resume: bool,
+    on_event: Callable[[CompareEvent], None] | None,
+    index: int,
+    total: int,
+) -> RunResult:
+    def tell(kind: str, **more: Any) -> None:
+        if on_event is not None:
+            on_event(CompareEvent(kind, config, index, total, **more))
+
+    tell("start")
+    place = folder / place_of(config)
+    result = train(config, splits, place, resume=resume, on_epoch=lambda row: tell("epoch", metrics=row))
+    tell("end", result=result)
+    return result
+
+
+def _rank(result: RunResult) -> tuple[float, float]:
+    return -result.validation.accuracy, result.validation.loss
+
+
+def _claim(folder: Path, configs: Mapping[str, TrainConfig], resume: bool) -> None:
+    """Raise ValueError unless the runs that the folder holds are those of this comparison, and it can be written."""
+    if (folder / "config.json").exists():
+        raise ValueError(f"{folder}: expected a folder for a comparison, got one of a single run; choose another")
+    if not resume and ((folder / "comparison.json").exists() or next(folder.glob("depth-*"), None)):
+        raise ValueError(f"{folder}: expected a folder without runs, got some; resume them or choose another")
+    for place, config in configs.items():
+        file = folder / place / "config.json"
+        if file.exists():
+            difference = describe_difference(read_config(file).to_dict(), config.to_dict())
+            if difference:
+                raise ValueError(f"{file}: expected the run that it holds, {difference}; choose another folder")
+    make_folder(folder)
+
+
+def _write(folder: Path, comparison: Comparison, base: TrainConfig) -> None:
+    write_json(folder / "comparison.json", {"base": base.to_dict(), **comparison.to_dict()})
+    columns = [field.name for field in dataclasses.fields(Run)]
+    write_csv(folder / "comparison.csv", columns, ([getattr(run, name) for name in columns] for run in comparison.runs))
+    write_bytes(folder / "comparison.md", f"{comparison}\n".encode())

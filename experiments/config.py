@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lsc_snn.experiments.files import read_json
-
 from lsc_snn import _checks
+from lsc_snn.experiments.files import read_json
 from lsc_snn.network import NetworkConfig
 from lsc_snn.theory import Target
 
@@ -61,6 +60,7 @@ class TrainConfig:
         if not isinstance(self.network, NetworkConfig):
             raise TypeError(f"network: expected a NetworkConfig, got {type(self.network).__name__}; build one")
         _check_json(self.network.layer)
+        object.__setattr__(self, "network", _with_plain_numbers(self.network))
         for name, minimum in (("seed", 0), ("epochs", 1), ("batch_size", 1), ("patience", 1), ("stabilize_batch", 1)):
             _checks.check_count(name, getattr(self, name), minimum)
             object.__setattr__(self, name, int(getattr(self, name)))
@@ -131,7 +131,7 @@ def target_label(target: TargetOption) -> str:
     """
     if target is None:
         return "untreated"
-    return target if isinstance(target, str) else f"{target[0]:g},{target[1]:g}"
+    return target if isinstance(target, str) else f"{target[0]},{target[1]}"
 
 
 def _number(text: str) -> float:
@@ -146,6 +146,13 @@ def _check_not_negative(name: str, value: float) -> None:
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}; pass an int or a float")
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name}: expected a finite number >= 0, got {value}; choose 0 for none")
+
+
+def _with_plain_numbers(network: NetworkConfig) -> NetworkConfig:
+    """Return the network with Python's numbers in place of NumPy's."""
+    counts = ("num_inputs", "num_classes", "num_layers", "num_units")
+    plain: dict[str, Any] = {name: int(getattr(network, name)) for name in counts}
+    return dataclasses.replace(network, **plain, dropout=float(network.dropout), readout_tau=float(network.readout_tau))
 
 
 def _check_json(options: Mapping[str, Any]) -> None:

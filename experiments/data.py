@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from lsc_snn.datasets import EventDataset
 
+from lsc_snn.datasets import EventDataset
 from lsc_snn.network import NetworkConfig
 
 PARTS = ("train", "validation", "test")
@@ -40,15 +40,15 @@ class SplitsLike(Protocol):
 
 
 def check_splits(splits: SplitsLike, network: NetworkConfig) -> None:
-    """Raise ValueError unless the units and classes of every part fit the network, and TypeError if a part is missing."""
+    """Raise ValueError unless every part fits the network, and TypeError where a part is missing."""
     for name in PARTS:
         part = getattr(splits, name, None)
         if part is None:
             raise TypeError(f"splits: expected the parts {', '.join(PARTS)}, got none named {name!r}; pass Splits(...)")
         if part.num_units != network.num_inputs:
             raise ValueError(
-                f"splits {name}: expected {network.num_inputs} units as the network's num_inputs, got {part.num_units}; "
-                "change the network's"
+                f"splits {name}: expected {network.num_inputs} units as the network has inputs, got {part.num_units}; "
+                "change num_inputs of the network"
             )
         if part.num_classes > network.num_classes:
             raise ValueError(

@@ -43,7 +43,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise ValueError(f"{path}: expected a JSON file, got: {error.strerror}; check the path") from None
     except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, got a broken file ({error}); remove it, or the whole folder") from None
+        raise ValueError(f"{path}: expected JSON, got a broken file ({error}); remove it") from None
 
 
 def make_folder(folder: Path) -> None:

@@ -10,19 +10,19 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lsc_snn.datasets import EventDataset
-from lsc_snn.experiments.config import TrainConfig
-from lsc_snn.experiments.data import shares, shuffled
-from lsc_snn.experiments.records import Evaluation
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
 from lsc_snn import _checks
+from lsc_snn.datasets import EventDataset
+from lsc_snn.experiments.config import TrainConfig
+from lsc_snn.experiments.data import shares, shuffled
+from lsc_snn.experiments.records import Evaluation
 from lsc_snn.network import Network
 
 
-class Diverged(ArithmeticError):
+class DivergedError(ArithmeticError):
     """A loss or a gradient became NaN or infinite; the message says which, and when."""
 
 
@@ -64,11 +64,14 @@ def gradient_norms(layers: dict[str, nn.Module]) -> Tensor:
 
     In float64, because the square of a large float32 gradient overflows long before the gradient does.
     """
-    norms = [
-        torch.stack([torch.linalg.vector_norm(p.grad, dtype=torch.float64) for p in layer.parameters() if p.grad is not None])
-        for layer in layers.values()
-    ]
-    return torch.stack([torch.linalg.vector_norm(of_layer) for of_layer in norms])
+
+    def norm(layer: nn.Module) -> Tensor:
+        gradients = [parameter.grad for parameter in layer.parameters() if parameter.grad is not None]
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+        whole: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return whole
+
+    return torch.stack([norm(layer) for layer in layers.values()])
 
 
 @contextlib.contextmanager
@@ -99,7 +102,7 @@ def fit_epoch(
 ) -> Fitted:
     """Take one optimiser step for each batch of an epoch; ``module`` is ``network`` as ``fabric.setup`` wrapped it.
 
-    Raises Diverged, before the step is taken, where the loss or the gradient of a layer is NaN or infinite.
+    Raises DivergedError, before the step is taken, where the loss or the gradient of a layer is NaN or infinite.
     """
     layers = layers_of(network)
     order = shuffled(len(dataset), config.seed, epoch)
@@ -116,13 +119,13 @@ def fit_epoch(
             # Processes average their gradients: this makes the average that of the whole batch.
             fabric.backward(losses.sum() * (fabric.world_size / size))
         of_batch = torch.stack([losses.detach().double().sum(), (scores.argmax(1) == labels).double().sum()])
-        of_batch = fabric.all_reduce(of_batch, reduce_op="sum")
+        of_batch = _summed(fabric, of_batch)
         loss, correct, *of_layers = torch.cat([of_batch, gradient_norms(layers)]).tolist()
-        for what, value in (("loss", loss), *((f"gradient of {name}", v) for name, v in zip(layers, of_layers, strict=True))):
+        for what, value in zip(("loss", *(f"gradient of {name}" for name in layers)), (loss, *of_layers), strict=True):
             if not math.isfinite(value):
-                raise Diverged(f"{what} was {value} in epoch {epoch}, step {step + 1}")
+                raise DivergedError(f"{what} was {value} in epoch {epoch}, step {step + 1}")
         if config.gradient_clip is not None:
-            fabric.clip_gradients(module, optimizer, max_norm=config.gradient_clip)
+            _clip(network, math.hypot(*of_layers), config.gradient_clip)
         optimizer.step()
         totals += (loss, correct)
         norms.append(of_layers)
@@ -147,18 +150,33 @@ def evaluate(fabric: Fabric, network: Network, dataset: EventDataset, config: Tr
             of_batch.append(mask.sum())
             of_batch += [z.mean(2)[mask].sum() for z in spikes]
             totals += torch.stack([value.double() for value in of_batch])
-        totals = fabric.all_reduce(totals, reduce_op="sum")
-    loss, correct, steps, *rates = totals.tolist()
+    loss, correct, steps, *rates = _summed(fabric, totals).tolist()
     return Evaluation(loss / len(dataset), correct / len(dataset), tuple(rate / steps for rate in rates))
+
+
+def _clip(network: nn.Module, norm: float, limit: float) -> None:
+    """Scale the gradient down to a norm; torch's own would take the square of a large one in float32, which is inf."""
+    if norm > limit:
+        for parameter in network.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(limit / norm)
+
+
+def _summed(fabric: Fabric, values: Tensor) -> Tensor:
+    """Return the sum over processes."""
+    total: Tensor = fabric.all_reduce(values, reduce_op="sum")  # type: ignore[assignment]
+    return total
 
 
 @contextlib.contextmanager
 def recorded_spikes(network: Network) -> Iterator[list[Tensor]]:
     """Run a block in which each forward pass appends the spikes of each layer, (T, B, N), to the list given."""
     spikes: list[Tensor] = []
-    handles = [
-        layer.register_forward_hook(lambda _layer, _inputs, output: spikes.append(output[0])) for layer in network.layers
-    ]
+
+    def record(_layer: nn.Module, _inputs: object, output: tuple[Tensor, object]) -> None:
+        spikes.append(output[0])
+
+    handles = [layer.register_forward_hook(record) for layer in network.layers]
     try:
         yield spikes
     finally:

@@ -50,18 +50,17 @@ class EpochMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; a number that JSON cannot say becomes "inf" or "nan"."""
-        return plain(dataclasses.asdict(self))
+        return plain_dict(dataclasses.asdict(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EpochMetrics:
         """Return what ``to_dict`` wrote, to the last bit."""
-        names = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-        return cls(
-            epoch=data["epoch"],
-            layers=tuple(data["layers"]),
-            **{name: float(data[name]) for name in names},
-            **{name: floats(data[name]) for name in ("gradient_mean", "gradient_max", "rates")},
-        )
+        values: dict[str, Any] = {**data, "layers": tuple(data["layers"])}
+        for name in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
+            values[name] = float(data[name])
+        for name in ("gradient_mean", "gradient_max", "rates"):
+            values[name] = floats(data[name])
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class RunResult:
     """
 
     status: str
-    """ "finished", "stopped early" or "diverged"."""
+    """One of "finished", "stopped early", "diverged"."""
     reason: str
     """Why the run ended, in words."""
     config: TrainConfig
@@ -106,11 +105,11 @@ class RunResult:
             fields[name] = dataclasses.asdict(fields[name])
         fields["config"] = self.config.to_dict()
         fields["history"] = [row.to_dict() for row in self.history]
-        return plain(fields)
+        return plain_dict(fields)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RunResult:
-        """Return what ``to_dict`` wrote, to the last bit; raises KeyError, TypeError or ValueError for anything else."""
+        """Return what ``to_dict`` wrote, to the last bit; raises KeyError, TypeError or ValueError otherwise."""
         values = dict(data)
         for name in ("validation", "test", "initial"):
             values[name] = evaluation_from(values[name])
@@ -125,7 +124,7 @@ def evaluation_from(data: Mapping[str, Any]) -> Evaluation:
 
 
 def read_result(folder: str | Path) -> RunResult:
-    """Read the results.json of a finished run; raises ValueError, naming the file, where there is none or a broken one."""
+    """Read the results.json of a finished run; raises ValueError, naming the file, without a whole one."""
     path = Path(folder) / "results.json"
     data = read_json(path)
     try:
@@ -159,10 +158,15 @@ def plain(value: Any) -> Any:
     {'a': [1, 'inf']}
     """
     if isinstance(value, Mapping):
-        return {key: plain(entry) for key, entry in value.items()}
+        return plain_dict(value)
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def plain_dict(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a mapping as ``plain`` makes them."""
+    return {key: plain(value) for key, value in values.items()}
 
 
 def floats(values: Sequence[Any]) -> tuple[float, ...]:

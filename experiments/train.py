@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import time
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor, distributed, nn
+
 from lsc_snn.datasets import EventDataset
 from lsc_snn.experiments.checkpoint import (
     Checkpoint,
@@ -26,24 +29,30 @@ from lsc_snn.experiments.checkpoint import (
 from lsc_snn.experiments.config import TrainConfig, read_config
 from lsc_snn.experiments.data import SplitsLike, check_splits, describe_difference, identity, shuffled
 from lsc_snn.experiments.files import make_folder, write_json
-from lsc_snn.experiments.loop import Diverged, evaluate, fit_epoch, layers_of
+from lsc_snn.experiments.loop import DivergedError, evaluate, fit_epoch, layers_of
 from lsc_snn.experiments.records import (
     EpochMetrics,
     Evaluation,
     RunResult,
     evaluation_from,
     plain,
+    plain_dict,
     read_result,
     write_metrics,
 )
-from torch import nn
-
 from lsc_snn.measure import measure
 from lsc_snn.network import Network
 from lsc_snn.stabilize import stabilize
 
-FILES = ("config.json", "stabilize.json", "metrics.csv", "results.json") + tuple(
-    f"{name}.{kind}" for name in ("best", "last") for kind in ("safetensors", "json")
+FILES = (
+    "config.json",
+    "stabilize.json",
+    "metrics.csv",
+    "best.safetensors",
+    "best.json",
+    "last.safetensors",
+    "last.json",
+    "results.json",
 )
 """What a run writes into its folder."""
 T = TypeVar("T")
@@ -64,7 +73,7 @@ class _Progress:
     history: tuple[EpochMetrics, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return plain(asdict(self))
+        return plain_dict(asdict(self))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> _Progress:
@@ -94,15 +103,15 @@ def train(
 
     The network is built from the seed, stabilised on one training batch if the configuration has a target, and trained
     by AdamW on the cross-entropy of its readout over the valid steps, until the epochs are over, validation has not
-    improved for ``patience`` epochs, or a loss or gradient is NaN or infinite ("diverged", no exception). The epoch with
-    the best validation accuracy (ties: the lower loss; epoch 0 is the network before training) is then evaluated on the
-    test samples, once. Runs on the CPU, one GPU, or, under ``torchrun``, on all processes together.
+    improved for ``patience`` epochs, or a loss or gradient is NaN or infinite ("diverged", no exception). The epoch
+    with the best validation accuracy (ties: the lower loss; epoch 0 is the network before training) is then evaluated
+    on the test samples, once. Runs on the CPU, one GPU, or, under ``torchrun``, on all processes together.
 
     ``splits`` has the parts ``train``, ``validation`` and ``test``. ``on_epoch`` is called with the metrics of each
     epoch, once they are on the disk; what it raises ends the run there. ``folder`` receives config.json, stabilize.json
-    (if there is a target), metrics.csv, best and last checkpoints (.safetensors, and their headers as .json) and, at the
-    end, results.json, each written whole or not at all. With ``resume``, an unfinished run in the folder continues from
-    its last epoch, to the same result as if it had never stopped, a finished one is only read, and an empty folder
+    (if there is a target), metrics.csv, best and last checkpoints (.safetensors, and their headers as .json) and, at
+    the end, results.json, each written whole or not at all. With ``resume``, an unfinished run in the folder continues
+    from its last epoch, to the same result as if it had never stopped, a finished one is only read, and an empty folder
     starts a run.
 
     On the CPU the same configuration, data and number of threads give the same parameters and metrics bit for bit. The
@@ -111,6 +120,17 @@ def train(
     Raises ValueError, with nothing changed, for a folder that cannot be written or holds another run (or any run,
     without ``resume``), for data that do not fit the network, and for a broken or foreign checkpoint; TypeError or
     ValueError for options that a layer does not take.
+
+    >>> import tempfile
+    >>> from lsc_snn import NetworkConfig
+    >>> from lsc_snn.datasets import load_digits
+    >>> from lsc_snn.experiments.data import Splits
+    >>> splits = Splits(*(part.subset(range(20)) for part in load_digits(num_steps=10)))
+    >>> config = TrainConfig(NetworkConfig(num_inputs=64, num_classes=10, num_units=16), epochs=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = train(config, splits, folder)
+    >>> result.status, result.epochs
+    ('finished', 1)
     """
     check_splits(splits, config.network)
     folder, data = Path(folder), identity(splits)
@@ -128,7 +148,7 @@ def train(
         load_parameters(network, found.network, folder / "last.safetensors")
     adamw = _optimizer(network, config)
     module, optimizer = fabric.setup(network, adamw)
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
 
     if found is None:
         initial = evaluate(fabric, network, splits.validation, config)
@@ -155,8 +175,8 @@ def train(
             fitted = fit_epoch(fabric, module, network, optimizer, splits.train, config, progress.epoch + 1)
             got = evaluate(fabric, network, splits.validation, config)
             if not math.isfinite(got.loss):
-                raise Diverged(f"validation loss was {got.loss} after epoch {progress.epoch + 1}")
-        except Diverged as error:
+                raise DivergedError(f"validation loss was {got.loss} after epoch {progress.epoch + 1}")
+        except DivergedError as error:
             ended = "diverged", str(error)
             break
         row = EpochMetrics(
@@ -184,13 +204,27 @@ def train(
 
 
 def _launched_fabric() -> Fabric:
-    """One process on one device, or what ``torchrun`` says. Not "auto": it would take an accelerator without float64."""
+    """One process on one device, or what ``torchrun`` says."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     nodes = int(os.environ.get("WORLD_SIZE", processes)) // processes
+    # Not "auto", which would take Apple's GPU: it has no float64.
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     fabric = Fabric(accelerator=accelerator, devices=processes, num_nodes=nodes)
+    first = not _in_group()
     fabric.launch()
+    if first and _in_group():
+        # Fabric does so for NCCL alone; a gloo group that is left to the interpreter may abort the process.
+        atexit.register(_leave_group)
     return fabric
+
+
+def _in_group() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _leave_group() -> None:
+    if _in_group():
+        distributed.destroy_process_group()
 
 
 def _on_main(fabric: Fabric, function: Callable[[], T]) -> T:
@@ -201,25 +235,25 @@ def _on_main(fabric: Fabric, function: Callable[[], T]) -> T:
             outcome = function(), None
         except Exception as error:
             outcome = None, error
-    value, error = fabric.broadcast(outcome)
-    if error is not None:
-        raise error
+    value, failure = fabric.broadcast(outcome)
+    if failure is not None:
+        raise failure
     return value  # type: ignore[return-value]
 
 
 def _find_run(folder: Path, config: TrainConfig, data: dict[str, Any], resume: bool) -> RunResult | Checkpoint | None:
-    """Return the result of a finished run, the last checkpoint of another, None for a new one; the folder is writable."""
+    """Return the result of a finished run, the last checkpoint of another, None for a new one."""
     present = [name for name in FILES if (folder / name).exists()]
     if present and not resume:
         raise ValueError(
             f"{folder}: expected a folder without a run, got one with {present[0]}; resume it or choose another"
         )
     if present and present[0] != "config.json":
-        raise ValueError(f"{folder}: expected a run with config.json, got {present[0]} without it; choose another folder")
+        raise ValueError(f"{folder}: expected config.json of a run, got {present[0]} without it; choose another folder")
     if present:
         difference = describe_difference(read_config(folder / "config.json").to_dict(), config.to_dict())
         if difference:
-            raise ValueError(f"{folder}: expected the run that it holds, {difference}; change it back or choose another")
+            raise ValueError(f"{folder}: expected the run that it holds, {difference}; choose another folder")
     make_folder(folder)
     if "results.json" in present:
         result = read_result(folder)
@@ -256,7 +290,7 @@ def _prepare(
 def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
@@ -275,7 +309,8 @@ def _store(folder: Path, checkpoint: Checkpoint, progress: _Progress) -> None:
     if progress.best_epoch == progress.epoch:
         info = {"validation": plain(asdict(progress.validation))}
         write_checkpoint(folder / "best.safetensors", replace(checkpoint, info=info, optimizer={}))
-    write_metrics(folder / "metrics.csv", progress.history)
+    if progress.history:
+        write_metrics(folder / "metrics.csv", progress.history)
 
 
 def _result(config: TrainConfig, progress: _Progress, ended: tuple[str, str], test: Evaluation) -> RunResult:

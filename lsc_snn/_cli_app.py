@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -35,15 +36,23 @@ class OneLineGroup(TyperGroup):
             say(str(error) or type(error).__name__)
             raise typer.Exit(BAD_INPUT) from error
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Parse the arguments and run; exit with the code if ``standalone_mode``, else return it."""
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Parse the arguments and run; exit with the code, or without ``standalone_mode`` return it."""
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except Exception as error:
             # Bad flags. Typer carries its parser's error classes under a private name in some versions, not in others.
             if not hasattr(error, "format_message"):
                 raise
-            say(f"{error.format_message()} See lsc-snn --help.")
+            say(f"{error.format_message().rstrip('.')}; see lsc-snn --help")
             code = BAD_INPUT
         if standalone_mode:
             sys.exit(code or 0)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from lsc_snn import _checks
 from lsc_snn.events import EventBatch
 from lsc_snn.network import Network, NetworkConfig
 
 if TYPE_CHECKING:
     from lsc_snn.datasets import EventDataset
     from lsc_snn.experiments.data import Splits
+
+Number = TypeVar("Number", int, float)
 
 VALIDATION_SPEAKERS = 0.2
 """Fraction of the training speakers whose recordings are held out for validation."""
@@ -79,17 +83,20 @@ def first_batch(dataset: EventDataset, batch_size: int, seed: int) -> EventBatch
     """Return a batch of samples drawn with ``seed``, or of all samples where there are fewer."""
     from lsc_snn.datasets import EventLoader
 
-    batch, _ = next(iter(EventLoader(dataset, batch_size, shuffle=True, seed=seed)))
+    batch: EventBatch = next(iter(EventLoader(dataset, batch_size, shuffle=True, seed=seed)))[0]
     return batch
 
 
 def network_of(flags: NetworkFlags, run: Path | None, dataset: EventDataset, seed: int) -> Network:
     """Return the network of a finished run or, without one, that of the flags, in eval mode.
 
-    Raises ValueError where the run's network takes another number of inputs than the data has.
+    Raises ValueError where the run's network takes another number of inputs than the data has, and for a run together
+    with flags of a new network.
     """
     if run is None:
         return Network(flags.config(dataset.num_units, dataset.num_classes), seed=seed).eval()
+    if flags != NetworkFlags():
+        raise ValueError("--run: expected no flags of a new network (--neuron, --layers, ...) with it; leave them out")
     from lsc_snn.experiments.checkpoint import load_network
 
     network: Network = load_network(run)
@@ -101,10 +108,42 @@ def network_of(flags: NetworkFlags, run: Path | None, dataset: EventDataset, see
     return network
 
 
-def describe(config: NetworkConfig) -> str:
-    """Return a network in a few words."""
+def describe(config: NetworkConfig, depths: Sequence[int] = ()) -> str:
+    """Return a network in a few words; ``depths`` are the numbers of layers, if there are several such networks.
+
+    >>> describe(NetworkConfig(num_inputs=64, num_classes=10), depths=(2, 5))
+    '64 inputs, 2 or 5 x 256 recurrent ALIF'
+    """
+    layers = " or ".join(map(str, depths)) or config.num_layers
     kind = "feed-forward" if config.layer.get("recurrent") is False else "recurrent"
-    return f"{config.num_inputs} inputs, {config.num_layers} x {config.num_units} {kind} {config.neuron}"
+    return f"{config.num_inputs} inputs, {layers} x {config.num_units} {kind} {config.neuron}"
+
+
+def target_of(text: str) -> str | tuple[float, float] | None:
+    """Return the target that a flag names: none, a name, or a pair A:B of radii in time and depth.
+
+    Raises ValueError or TypeError for anything else.
+
+    >>> target_of("none"), target_of("half"), target_of("0.9:0.1")
+    (None, 'half', (0.9, 0.1))
+    """
+    from lsc_snn.experiments.config import parse_target
+
+    word = text.strip()
+    target: str | tuple[float, float] | None = None if word == "none" else parse_target(word.replace(":", ","))
+    return target
+
+
+def numbers_of(flag: str, text: str, kind: type[Number]) -> list[Number]:
+    """Return the numbers of a flag that takes several, with commas; ValueError where one of them is none.
+
+    >>> numbers_of("--depths", "2, 5", int)
+    [2, 5]
+    """
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{flag}: expected {kind.__name__} numbers with commas, got {text!r}; see --help") from None
 
 
 def check_figure(path: Path | None) -> None:
@@ -136,4 +175,5 @@ def _check_output(path: Path, suffix: str) -> None:
 def set_threads(threads: int | None) -> None:
     """Limit the threads that torch computes on, if a number is given."""
     if threads is not None:
+        _checks.check_count("--threads", threads)
         torch.set_num_threads(threads)

@@ -18,6 +18,7 @@ from lsc_snn._cli_inputs import (
     load_splits,
     network_of,
     set_threads,
+    target_of,
 )
 from lsc_snn._cli_options import (
     OUTPUT,
@@ -71,13 +72,13 @@ def measure_command(
     A radius of 1/2 in both directions keeps the sum over all gradient paths bounded; 1 lets it explode with depth;
     0 is a dead layer through which no gradient passes. The table has one line for each layer.
 
-    Examples:
+    For example:
 
         lsc-snn measure --layers 5 --units 128 --figure radii.png
 
         lsc-snn measure --data recordings/ --neuron LSNN --json
 
-        lsc-snn measure --run runs/digits/half --data digits
+        lsc-snn measure --run runs/digits/depth-5/half/rate-0.001/seed-0
     """
     set_threads(threads)
     check_figure(figure)
@@ -105,7 +106,7 @@ def stabilize_command(
     target: Annotated[
         str,
         typer.Option(
-            metavar="one|half|balanced|A,B",
+            metavar="one|half|balanced|A:B",
             help="Radii to reach: 1; 1/2; T/(T+L) in time and L/(T+L) in depth; or A in time and B in depth.",
         ),
     ] = "half",
@@ -130,7 +131,7 @@ def stabilize_command(
         Path | None,
         typer.Option(
             metavar="FILE.safetensors",
-            help="Save the stabilised network, and what it is in FILE.json; `--run FILE.safetensors` takes it up again.",
+            help="Save the stabilised network, and what it is in FILE.json; `--run FILE.safetensors` takes it up.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -144,19 +145,19 @@ def stabilize_command(
     Exit code 1, and the reasons, if a radius or a rate could not be brought where it should be; the best network found
     is saved all the same.
 
-    Examples:
+    For example:
 
         lsc-snn stabilize --layers 5 --units 128 --target half --out stable.safetensors
 
-        lsc-snn stabilize --data recordings/ --target 0.9,0.1 --tolerance 0.02 --figure radii.png
+        lsc-snn stabilize --data recordings/ --target 0.9:0.1 --tolerance 0.02 --figure radii.png
     """
-    from lsc_snn.experiments.config import TrainConfig, parse_target
-
     set_threads(threads)
     check_figure(figure)
     if out is not None:
         check_checkpoint(out, force=force)
-    wanted = parse_target(target)
+    wanted = target_of(target)
+    if wanted is None:
+        raise ValueError("--target: expected one, half, balanced or A:B, got none; use lsc-snn measure")
     flags = NetworkFlags(neuron, layers, units, tau, threshold, beta, feed_forward)
     with status("reading data"):
         dataset = load_splits(data, bin_ms).train
@@ -168,6 +169,7 @@ def stabilize_command(
         )
     if out is not None:
         from lsc_snn.experiments.checkpoint import Checkpoint, snapshot, write_checkpoint
+        from lsc_snn.experiments.config import TrainConfig
 
         config = TrainConfig(network.config, target=wanted, seed=seed)
         info = {"stabilize": {key: value for key, value in result.to_dict().items() if key != "history"}}

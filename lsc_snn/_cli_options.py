@@ -14,7 +14,8 @@ Data = Annotated[
     str,
     typer.Option(
         metavar="digits|FOLDER",
-        help="The embedded digits, or a folder with train.h5 and test.h5 in the layout of the Spiking Heidelberg Digits.",
+        help="The embedded digits, or a folder with train.h5 and test.h5 in the layout of the Spiking Heidelberg "
+        "Digits.",
         rich_help_panel=DATA,
     ),
 ]
@@ -33,9 +34,7 @@ Run = Annotated[
 Neuron = Annotated[str, typer.Option(metavar="LIF|ALIF|LSNN", help="Kind of neuron.", rich_help_panel=DATA)]
 Layers = Annotated[int, typer.Option(help="Number of spiking layers.", rich_help_panel=DATA)]
 Units = Annotated[int, typer.Option(help="Units of each spiking layer.", rich_help_panel=DATA)]
-Tau = Annotated[
-    float | None, typer.Option(help="Membrane time constant in steps. [default: 10]", rich_help_panel=DATA)
-]
+Tau = Annotated[float | None, typer.Option(help="Membrane time constant in steps. [default: 10]", rich_help_panel=DATA)]
 Threshold = Annotated[
     float | None,
     typer.Option(help="Firing threshold in units of the membrane potential. [default: 1]", rich_help_panel=DATA),

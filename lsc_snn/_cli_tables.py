@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +12,9 @@ from rich.text import Text
 from lsc_snn.measure import RadiusReport
 from lsc_snn.stabilize import StabilizeReport
 from lsc_snn.theory import Target
+
+if TYPE_CHECKING:
+    from lsc_snn.experiments.table import Cell
 
 _NONE = "-"
 
@@ -58,6 +62,50 @@ def stabilize_table(result: StabilizeReport, title: str, tolerance: float) -> Ta
         new = _cells(*after, result.target, tolerance)
         table.add_row(before[0], *(cell for pair in zip(old, new, strict=True) for cell in pair))
     return table
+
+
+def rows_table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Table:
+    """Return a table of text, the first column to the left and the others to the right."""
+    table = Table(title=title, title_justify="left")
+    for position, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if position else "left", no_wrap=position == 0)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def comparison_table(cells: Sequence[Cell], title: str) -> Table:
+    """Return the table of ``experiments.compare``: a line for each depth and target, mean and deviation over seeds."""
+    headings = (
+        "target",
+        "layers",
+        "test accuracy (%)",
+        "runs",
+        "learning\nrate",
+        "time / depth",
+        "firing rates",
+        "diverged",
+    )
+    rows = []
+    for cell in cells:
+        spread = "" if math.isnan(cell.test_accuracy_std) else f" ± {100 * cell.test_accuracy_std:.1f}"
+        rows.append(
+            (
+                cell.target + (" (not reached)" if cell.not_stabilized else ""),
+                str(cell.depth),
+                f"{100 * cell.test_accuracy:.1f}{spread}",
+                str(cell.num_runs),
+                f"{cell.learning_rate:g}",
+                f"{_mean_radius(cell.radius_time)} / {_mean_radius(cell.radius_depth)}",
+                f"{cell.rate_min:.3f} to {cell.rate_max:.3f}",
+                str(cell.diverged),
+            )
+        )
+    return rows_table(headings, rows, title)
+
+
+def _mean_radius(value: float) -> str:
+    return _NONE if math.isnan(value) else f"{value:.2f}"
 
 
 def _cells(

@@ -40,7 +40,7 @@ def style_of(arm: str, position: int = 0) -> Style:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty Figure of a size in inches, its parts laid out without overlap; ImportError without matplotlib."""
+    """Return an empty Figure, sizes in inches, its parts laid out without overlap; ImportError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def path_count_figure(num_steps: int = 60, num_layers: int = 20) -> Figure:
-    """Return the picture of the theory: path sums S = a^dt b^dl C(dt + dl, dl) for three targets, and the critical line.
+    """Return the picture of the theory: path sums S = a^dt b^dl C(dt + dl, dl) of three targets, and the critical line.
 
     Above, log10 S over the grid of dt (0..num_steps) and dl (0..num_layers) for the targets 1, 1/2 and balanced. Below,
     S along the direction in which it is largest, dt : dl = a : b, against depth; and its growth per step, log(a + b),
@@ -33,8 +33,7 @@ def path_count_figure(num_steps: int = 60, num_layers: int = 20) -> Figure:
     figure = new_figure(11, 6.8)
     from matplotlib.ticker import MaxNLocator
 
-    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.06)
-    above, below = figure.subfigures(2, 1)
+    above, below = figure.subfigures(2, 1, squeeze=False, hspace=0.04).ravel()
     maps = list(above.subplots(1, 3, sharey=True))
     dt, dl = np.arange(num_steps + 1), np.arange(num_layers + 1)
     sums = {arm: log_path_sum(target, dt, dl[:, None]) / math.log(10) for arm, target in targets.items()}

@@ -1,4 +1,4 @@
-"""The command ``lsc-snn``; ``main`` is its entry point. The commands stand in ``_cli_app``, which needs typer and rich."""
+"""The entry point of the command ``lsc-snn``; its commands stand in ``_cli_app``, which needs typer and rich."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRAS:
             raise
-        print(f'lsc-snn: the command line needs {error.name}; install it with: pip install "lsc-snn[cli]"', file=sys.stderr)
+        remedy = 'install it with: pip install "lsc-snn[cli]"'
+        print(f"lsc-snn: the command line needs {error.name}; {remedy}", file=sys.stderr)
         sys.exit(2)
     app()

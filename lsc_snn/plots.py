@@ -1,8 +1,8 @@
-"""Figures: radii against their targets, the gradient over time and depth, training curves, and the theory in one picture.
+"""Figures: radii against their targets, the gradient over time and depth, training curves, and the theory.
 
-``draw_*`` draws on Axes that are given; ``*_figure`` makes a Figure. None of it touches pyplot or its global state, so it
-works without a display and inside other figures. Titles say what is seen, in words made from the numbers shown. Colours
-are those of Okabe and Ito, with a marker of their own for each arm, and viridis: safe for the colour-blind.
+``draw_*`` draws on Axes that are given; ``*_figure`` makes a Figure. None of it touches pyplot or its global state, so
+it works without a display and inside other figures. Titles say what is seen, in words made from the numbers shown.
+Colours are those of Okabe and Ito, with a marker of their own for each arm, and viridis: safe for the colour-blind.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from lsc_snn.theory import Target
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
+
+    Canvas = Figure | SubFigure
 
 Floats = npt.NDArray[np.float64]
 Limits = tuple[float, float]
@@ -98,13 +100,17 @@ def draw_radii(
     that is infinite a cross at the upper edge; one that is NaN is left out. ``limits`` of the axis are those of
     ``radius_limits`` by default.
     """
-    chosen = {label: [row for row in report.entries() if row[0] in kinds] for label, report in reports.items()}
-    names = [name if kind in ("time", "depth") else kind for kind, name, _ in next(iter(chosen.values()))]
+    chosen = {
+        label: {(kind, name): value for kind, name, value in report.entries() if kind in kinds}
+        for label, report in reports.items()
+    }
+    keys = list(dict.fromkeys(key for rows in chosen.values() for key in rows))
+    names = [name if kind in ("time", "depth") else kind for kind, name in keys]
     x = np.arange(len(names))
     if target is not None:
-        _draw_targets(axes, [wanted_radius(kind, target) for kind, *_ in next(iter(chosen.values()))], tolerance)
+        _draw_targets(axes, [wanted_radius(kind, target) for kind, _ in keys], tolerance)
     for position, (label, rows) in enumerate(chosen.items()):
-        values = np.array([value for *_, value in rows])
+        values = np.array([rows.get(key, math.nan) for key in keys])
         filled = position == len(chosen) - 1
         style = style_of("half" if filled else "untreated")
         shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
@@ -122,6 +128,7 @@ def draw_radii(
     rotation = 0 if max(map(len, names), default=0) <= 6 else 30 if len(names) <= 12 else 90
     axes.set_xticks(x, names, rotation=rotation)
     axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_xlabel("transition, from the input up", fontsize=TEXT_SIZE)
     axes.set_ylabel("spectral radius (no unit)", fontsize=TEXT_SIZE)
     axes.tick_params(labelsize=TEXT_SIZE)
     axes.grid(axis="y", alpha=0.25)
@@ -144,7 +151,7 @@ def radii_sentence(reports: Mapping[str, RadiusReport], target: Target, toleranc
 
 
 def draw_radii_pair(
-    figure: Any, reports: Mapping[str, RadiusReport], *, target: Target | None = None, tolerance: float = 0.05
+    figure: Canvas, reports: Mapping[str, RadiusReport], *, target: Target | None = None, tolerance: float = 0.05
 ) -> None:
     """Draw the radii through time (left) and depth (right) on a Figure or SubFigure, with one legend below."""
     panels = figure.subplots(1, 2, sharey=True)
@@ -182,9 +189,9 @@ def radii_figure(
 def _span_sentence(report: RadiusReport) -> str:
     values = [value for *_, value in report.entries()]
     alive = [value for value in values if 0 < value < math.inf]
-    dead = f", {values.count(0.0)} are dead" if 0.0 in values else ""
+    dead = f", dead ones: {values.count(0.0)} of {len(values)}" if 0.0 in values else ""
     if not alive:
-        return f"no radius of {len(values)} is positive and finite{dead}"
+        return f"no radius is positive and finite{dead}"
     return f"the radii of {len(report.names)} layers span {min(alive):.2g} to {max(alive):.2g}{dead}"
 
 
@@ -209,8 +216,8 @@ def draw_gradient_heat_map(axes: Axes, profile: Tensor | Floats, limits: Limits)
     """Draw log10 of gradient norms (T, L), time to the right and depth upwards; return the mesh, for a colour bar.
 
     ``limits`` is the range of log10 that the colours cover, the same for figures to be compared; values beyond it take
-    the end colours. A dead entry (0) is light grey, one that is NaN or infinite black. Raises ValueError for another rank
-    and negative entries.
+    the end colours. A dead entry (0) is light grey, one that is NaN or infinite black. Raises ValueError for another
+    rank and negative entries.
     """
     norms = _array(profile)
     if norms.ndim != 2 or norms.size == 0:
@@ -238,9 +245,16 @@ def draw_gradient_heat_map(axes: Axes, profile: Tensor | Floats, limits: Limits)
     axes.set_yticks(range(1, layers + 1))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("time (steps)", fontsize=TEXT_SIZE)
-    axes.set_ylabel("layer (1 = nearest to the input)", fontsize=TEXT_SIZE)
+    axes.set_ylabel("layer, from the input up", fontsize=TEXT_SIZE)
     axes.tick_params(labelsize=TEXT_SIZE)
     return mesh
+
+
+def decades(profile: Tensor | Floats) -> float | None:
+    """Return log10 of the largest over the smallest positive finite entry of a profile; None where there is none."""
+    norms = _array(profile)
+    alive = norms[np.isfinite(norms) & (norms > 0)]
+    return float(np.log10(alive.max()) - np.log10(alive.min())) if alive.size else None
 
 
 def gradient_sentence(profile: Tensor | Floats) -> str:
@@ -250,10 +264,8 @@ def gradient_sentence(profile: Tensor | Floats) -> str:
     'gradients span 3.0 decades, 25 % are dead'
     """
     norms = _array(profile)
-    alive = np.isfinite(norms) & (norms > 0)
-    parts = []
-    if alive.any():
-        parts.append(f"gradients span {np.log10(norms[alive].max() / norms[alive].min()):.1f} decades")
+    span = decades(profile)
+    parts = [] if span is None else [f"gradients span {span:.1f} decades"]
     for word, where in (("dead", norms == 0), ("NaN or infinite", ~np.isfinite(norms))):
         if where.all():
             return f"all gradients are {word}"
@@ -262,7 +274,7 @@ def gradient_sentence(profile: Tensor | Floats) -> str:
     return ", ".join(parts)
 
 
-def draw_gradient_heat_maps(figure: Any, profiles: Mapping[str, Tensor | Floats]) -> None:
+def draw_gradient_heat_maps(figure: Canvas, profiles: Mapping[str, Tensor | Floats]) -> None:
     """Draw one heat map for each arm side by side on a Figure or SubFigure, with one colour scale for all."""
     from matplotlib.patches import Patch
 
@@ -272,10 +284,11 @@ def draw_gradient_heat_maps(figure: Any, profiles: Mapping[str, Tensor | Floats]
         mesh = draw_gradient_heat_map(axes, profile, limits)
         axes.set_title(f"{arm}: {gradient_sentence(profile)}".replace(", ", ",\n", 1), fontsize=TITLE_SIZE)
         axes.label_outer()
-    bar = figure.colorbar(mesh, ax=panels, pad=0.01)
-    bar.set_label("log10 of the gradient norm", fontsize=TEXT_SIZE)
-    bar.ax.tick_params(labelsize=TEXT_SIZE)
     arrays = [_array(profile) for profile in profiles.values()]
+    if any(decades(array) is not None for array in arrays):
+        bar = figure.colorbar(mesh, ax=panels, pad=0.01)
+        bar.set_label("log10 of the gradient norm", fontsize=TEXT_SIZE)
+        bar.ax.tick_params(labelsize=TEXT_SIZE)
     special = {
         "dead (0)": (DEAD_COLOUR, any((a == 0).any() for a in arrays)),
         "NaN or infinite": (NON_FINITE_COLOUR, any((~np.isfinite(a)).any() for a in arrays)),
@@ -301,7 +314,7 @@ def gradient_figure(profiles: Mapping[str, Tensor | Floats]) -> Figure:
 def measure_figure(report: RadiusReport, profile: Tensor | Floats) -> Figure:
     """Return a Figure of what a network is like: its radii above, its gradient (T, L) over time and depth below."""
     figure = new_figure(10, 7)
-    above, below = figure.subfigures(2, 1, height_ratios=(4, 3))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(4, 3)).ravel()
     draw_radii_pair(above, {"measured": report})
     sentence = _span_sentence(report)
     above.suptitle(sentence[0].upper() + sentence[1:], fontsize=TITLE_SIZE + 1)
@@ -312,21 +325,19 @@ def measure_figure(report: RadiusReport, profile: Tensor | Floats) -> Figure:
 # --- training ---
 
 
-def draw_curves(axes: Axes, curves: Mapping[str, Sequence[float]], *, ylabel: str, log: bool = False) -> None:
-    """Draw one curve over epochs (from 1) for each arm; values that are NaN or infinite leave a gap."""
+def draw_curves(axes: Axes, curves: Mapping[str, Sequence[float]], *, ylabel: str, first_epoch: int = 1) -> None:
+    """Draw one curve over epochs, from ``first_epoch``, for each arm; values that are NaN or infinite leave a gap."""
     from matplotlib.ticker import MaxNLocator
 
     for position, (arm, values) in enumerate(curves.items()):
         style = style_of(arm, position)
         array = np.asarray(values, dtype=np.float64)
         axes.plot(
-            np.arange(1, len(array) + 1),
+            first_epoch + np.arange(len(array)),
             np.where(np.isfinite(array), array, np.nan),
             color=style.colour, marker=style.marker, linestyle=style.line, label=arm, ms=4, lw=1.6,
             markevery=max(1, len(array) // 12),
         )  # fmt: skip
-    if log:
-        axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("epoch", fontsize=TEXT_SIZE)
     axes.set_ylabel(ylabel, fontsize=TEXT_SIZE)
@@ -337,16 +348,17 @@ def draw_curves(axes: Axes, curves: Mapping[str, Sequence[float]], *, ylabel: st
 def draw_training(
     left: Axes, right: Axes, loss: Mapping[str, Sequence[float]], accuracy: Mapping[str, Sequence[float]]
 ) -> None:
-    """Draw training losses (nats) and validation accuracies (fractions, shown in per cent) by arm and epoch."""
+    """Draw training losses (nats, from epoch 1) and validation accuracies (fractions, from epoch 0: untrained)."""
     draw_curves(left, loss, ylabel="training loss (nats)")
     percent = {arm: [100 * value for value in values] for arm, values in accuracy.items()}
-    draw_curves(right, percent, ylabel="validation accuracy (%)")
+    draw_curves(right, percent, ylabel="validation accuracy (%)", first_epoch=0)
     right.set_ylim(0, 102)
     finals = {arm: values[-1] for arm, values in loss.items() if len(values)}
-    left.set_title("Loss ends at " + ", ".join(f"{v:.2g} ({arm})" for arm, v in finals.items()), fontsize=TITLE_SIZE)
+    ends = ", ".join(f"{value:.2g} ({arm})" for arm, value in finals.items())
+    left.set_title(f"Loss ends at\n{ends}" if ends else "No epoch was completed", fontsize=TITLE_SIZE)
     best = {arm: max(values) for arm, values in percent.items() if len(values)}
     words = ", ".join(f"{value:.0f} % ({arm})" for arm, value in best.items())
-    right.set_title(f"Best accuracy is {words}", fontsize=TITLE_SIZE)
+    right.set_title(f"Best validation accuracy is\n{words}", fontsize=TITLE_SIZE)
     right.legend(fontsize=TEXT_SIZE, loc="best")
 
 
@@ -356,23 +368,26 @@ def draw_test_accuracy(axes: Axes, accuracy: Mapping[str, float], *, chance: flo
         bars = axes.bar(arm, 100 * value, color=style_of(arm, position).colour, width=0.6)
         axes.bar_label(bars, fmt="%.1f", fontsize=TEXT_SIZE, padding=2)
     axes.axhline(100 * chance, color="#222222", ls=":", lw=1.2)
-    axes.annotate("chance", (0.98, 100 * chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    axes.text(len(accuracy) - 0.6, 100 * chance, "chance", va="bottom", fontsize=TEXT_SIZE)
+    axes.set_xlim(-0.6, len(accuracy) + 0.1)
     axes.set_ylim(0, 110)
     axes.set_ylabel("test accuracy (%)", fontsize=TEXT_SIZE)
     axes.tick_params(labelsize=TEXT_SIZE)
-    best = max(accuracy, key=lambda arm: accuracy[arm])
-    axes.set_title(f"{best} is best on the test samples", fontsize=TITLE_SIZE)
+    best = [arm for arm, value in accuracy.items() if value == max(accuracy.values())]
+    title = f"{best[0]} is best\non the test samples" if len(best) == 1 else "No arm alone is best\non the test samples"
+    axes.set_title(title, fontsize=TITLE_SIZE)
 
 
 def training_figure(loss: Mapping[str, Sequence[float]], accuracy: Mapping[str, Sequence[float]]) -> Figure:
     """Return a Figure of training loss (nats) and validation accuracy (fractions) over epochs, one curve for each arm.
 
     >>> figure = training_figure({"half": [2.3, 1.0]}, {"half": [0.1, 0.6]})
-    >>> figure.axes[1].get_title()
-    'Best accuracy is 60 % (half)'
+    >>> figure.axes[1].get_title().splitlines()
+    ['Best validation accuracy is', '60 % (half)']
     """
     figure = new_figure(10.5, 3.8)
-    draw_training(*figure.subplots(1, 2), loss, accuracy)
+    left, right = figure.subplots(1, 2)
+    draw_training(left, right, loss, accuracy)
     return figure
 
 

@@ -161,12 +161,13 @@ def _ritz(
     for column in range(size):
         basis[:, column] = x
         x = product(x)
+        before = torch.linalg.vector_norm(x, dim=1)
         known = basis[:, : column + 1]
         for _ in range(2):  # twice is enough (Kahan, Parlett): once loses orthogonality in float32
             overlap = torch.bmm(known, x[:, :, None])
             x = x - torch.bmm(known.mT, overlap)[:, :, 0]
             hessenberg[:, : column + 1, column] += overlap[:, :, 0]
-        x, norm = _normalised(x)
+        x, norm = _normalised(x, 100 * torch.finfo(x.dtype).eps * before)
         if column + 1 < size:
             hessenberg[:, column + 1, column] = norm
     finite = torch.isfinite(hessenberg).all(2).all(1)
@@ -176,11 +177,16 @@ def _ritz(
     return value, vector, finite
 
 
-def _normalised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return unit vectors and norms; a vector that has vanished (radius 0, or an invariant subspace) stays zero."""
+def _normalised(x: Tensor, noise: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return unit vectors and norms. A vector that is zero, or no longer than rounding ``noise``, becomes zero.
+
+    That happens where the radius is 0 or the subspace is invariant, as with the few active units of a sparse surrogate.
+    Normalised noise would be a direction outside the subspace, and of a non-normal operator any value could follow.
+    """
     norm = torch.linalg.vector_norm(x, dim=1)
-    floor = torch.finfo(x.dtype).tiny
-    return torch.where(norm > floor, 1 / norm.clamp(min=floor), torch.zeros_like(norm))[:, None] * x, norm
+    keep = (norm > noise) & (norm > torch.finfo(x.dtype).tiny)
+    norm = torch.where(keep | ~torch.isfinite(norm), norm, torch.zeros_like(norm))
+    return torch.where(keep, 1 / torch.where(keep, norm, torch.ones_like(norm)), torch.zeros_like(norm))[:, None] * x, norm
 
 
 def _dominant(values: Tensor) -> Tensor:

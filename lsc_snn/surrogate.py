@@ -61,7 +61,7 @@ class Surrogate:
 
     name: ClassVar[str] = ""
 
-    dampening: float = 0.5
+    dampening: float = 1.0
     sharpness: float = 1.0
 
     def __post_init__(self) -> None:

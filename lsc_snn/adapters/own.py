@@ -69,9 +69,13 @@ class SpikingAdapter(Adapter):
     def knobs(self, module: SpikingLayer) -> Knobs:
         """Return the knobs of the layer; the time knob of a feed-forward layer turns its decays alone."""
         scale = (module.threshold_raw, module.beta_raw)
+        attached = module.reset == "soft" and not module.detach_reset
+        louder, smaller = _knob((module.weight, module.bias)), _knob((module.weight, module.bias), scale)
         return Knobs(
-            depth=_knob((module.weight, module.bias)),
-            time=_knob((module.recurrent_raw,), (), (module.alpha_raw, module.rho_raw)),
+            depth=Knob(smaller.parameters, lambda factor: (smaller if factor < 0.5 else louder).turn(factor)),
+            time=_knob(
+                (module.recurrent_raw,), scale if attached else (module.beta_raw,), (module.alpha_raw, module.rho_raw)
+            ),
             threshold=_knob((), scale),
         )
 

@@ -10,7 +10,7 @@ from lsc_snn.procedures.goal import Dial, Goal, movable
 
 _MAX_STEP = math.log(4.0)
 """Largest change of a knob in one sweep."""
-_SLOPES = (0.5, 2.0)
+_SLOPES = (0.7, 2.0)
 """Bounds of the secant slope d log radius / d log knob. A multiplicative rule, as the paper's, is slope 1 throughout."""
 _INSIDE = math.log(1.3)
 """How far inside the band a rate is brought when it has left it."""
@@ -48,6 +48,7 @@ class Fast:
     def __init__(self, goal: Goal) -> None:
         self._goal = goal
         self._secants: dict[tuple[str, int], Secant] = {}
+        self._thresholds: dict[int, ThresholdDial] = {}
 
     def sweep(self, report: RadiusReport) -> bool:
         """Turn the knobs once; return whether anything moved."""
@@ -84,18 +85,48 @@ class Fast:
 
     def _turn_threshold(self, index: int, rate: float) -> bool:
         knob = self._goal.knobs[index].threshold
-        excess = self._goal.rate_excess(rate)
-        if knob is None or not movable(knob) or not excess:
+        if knob is None or not movable(knob):
             return False
-        secant = self._secants.setdefault(("threshold", index), Secant(-1.0))
+        dial = self._thresholds.setdefault(index, ThresholdDial(self._goal.rate_band))
+        step = dial.step(rate)
+        if step:
+            knob.turn(math.exp(step))
+        return step != 0
+
+
+class ThresholdDial:
+    """Brings a firing rate well inside its band by the threshold, without losing a layer between silence and saturation.
+
+    A strongly recurrent layer is bistable: a little more threshold and it falls silent. So the dial remembers the last
+    threshold at which the layer was alive, returns half-way to it on silence, and then stops short of that point.
+    """
+
+    def __init__(self, band: tuple[float, float]) -> None:
+        low, high = band
+        self._comfort = (min(2 * low, high), max(0.5 * high, low))
+        self._secant = Secant(-1.0)
+        self._step = 0.0
+        self._alive = False
+        self._timid = 0
+
+    def step(self, rate: float) -> float:
         if rate <= 0:
-            secant.forget()
-            knob.turn(_WAKE)
-            return True
-        low, high = self._goal.rate_band
-        goal = math.log(low) + _INSIDE if excess < 0 else math.log(high) - _INSIDE
-        knob.turn(math.exp(secant.step(math.log(rate), goal)))
-        return True
+            self._secant.forget()
+            if self._alive and self._step > 0:  # our own last step silenced it
+                self._step, self._timid = -self._step, 5
+            else:
+                self._step = math.log(_WAKE)
+            return self._step
+        self._alive = True
+        low, high = self._comfort
+        if low <= rate <= high or (self._timid and rate > high):
+            self._timid = max(self._timid - 1, 0)
+            self._secant.forget()
+            self._step = 0.0
+            return 0.0
+        goal = math.log(low) + _INSIDE if rate < low else math.log(high) - _INSIDE
+        self._step = self._secant.step(math.log(rate), goal)
+        return self._step
 
 
 def run(goal: Goal, reports: Iterator[RadiusReport], max_sweeps: int) -> Iterator[RadiusReport]:

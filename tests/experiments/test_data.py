@@ -1,0 +1,66 @@
+"""The order of the samples, how processes share them, and what tells one data set from another."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lsc_snn import NetworkConfig
+from lsc_snn.experiments.data import check_splits, describe_difference, identity, shares, shuffled
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    orders = {(seed, epoch): shuffled(40, seed, epoch) for seed in range(3) for epoch in range(3)}
+    for key, order in orders.items():
+        assert sorted(order) == list(range(40))
+        assert (shuffled(40, *key) == order).all()
+    assert len({tuple(order) for order in orders.values()}) == 9
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 11, 12, 16])
+def test_shares_average_to_the_whole_batch(size, world_size):
+    """The mean over processes of (sum of the share) * processes / batch size is the mean of the batch."""
+    values, order = np.random.default_rng(0).normal(size=size), shuffled(size, 0, 1)
+    by_rank = [list(shares(order, 5, rank, world_size)) for rank in range(world_size)]
+    batches = [order[i : i + 5] for i in range(0, size, 5) if len(order[i : i + 5]) >= world_size]
+    for step, batch in enumerate(batches):
+        parts = [steps[step] for steps in by_rank]
+        assert sorted(np.concatenate([part for part, _ in parts])) == sorted(batch)
+        assert all(len(part) > 0 for part, _ in parts)
+        average = np.mean([values[part].sum() * world_size / whole for part, whole in parts])
+        assert math.isclose(average, values[batch].mean(), rel_tol=1e-12)
+    assert {len(steps) for steps in by_rank} == {len(batches)}
+    if world_size == 1:
+        assert sum(map(len, batches)) == size
+
+
+def test_identity(splits):
+    first = identity(splits)
+    assert first == identity(splits)
+    assert first["train"]["samples"] == 50
+    swapped = splits._replace(validation=splits.validation.subset(np.arange(21)[::-1]))
+    assert "validation.checksum" in describe_difference(first, identity(swapped))
+
+
+def test_splits_have_to_fit_the_network(splits):
+    check_splits(splits, NetworkConfig(num_inputs=8, num_classes=3))
+    with pytest.raises(ValueError, match="splits train: expected 9 units as the network has inputs, got 8"):
+        check_splits(splits, NetworkConfig(num_inputs=9, num_classes=2))
+    with pytest.raises(ValueError, match="splits train: expected at most 1 classes as the network has, got 2"):
+        check_splits(splits, NetworkConfig(num_inputs=8, num_classes=1))
+    with pytest.raises(TypeError, match="splits: expected the parts train, validation, test, got none named 'train'"):
+        check_splits(splits[:2], NetworkConfig(num_inputs=8, num_classes=2))
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "difference"),
+    [
+        ({"a": 1, "b": {"c": [1]}}, {"a": 1, "b": {"c": [1]}}, ""),
+        ({"a": 1}, {"a": "1"}, "a = 1, got '1'"),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, "a.c = 2, got 3"),
+        ({}, {"a": 1}, "a = None, got 1"),
+    ],
+)
+def test_describe_difference(expected, got, difference):
+    assert describe_difference(expected, got) == difference
