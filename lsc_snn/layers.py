@@ -112,7 +112,7 @@ class SpikingLayer(InputLayer):
         beta: float | Tensor | None = None,
         surrogate: str | Surrogate = "triangular",
         reset: Reset = "soft",
-        detach_reset: bool = False,
+        detach_reset: bool = True,
         refractory: int = 0,
         zero_diagonal: bool = False,
         generator: torch.Generator | None = None,

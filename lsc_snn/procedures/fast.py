@@ -12,34 +12,71 @@ _MAX_STEP = math.log(4.0)
 """Largest change of a knob in one sweep."""
 _SLOPES = (0.7, 2.0)
 """Bounds of the secant slope d log radius / d log knob. A multiplicative rule, as the paper's, is slope 1 throughout."""
-_INSIDE = math.log(1.3)
-"""How far inside the band a rate is brought when it has left it."""
 _WAKE = 0.25
-"""Factor on the threshold of a silent layer, whose rate gives no slope."""
+"""Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
+_HOLD = 0.8
+"""Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
 
 
 class Secant:
     """One knob's memory: where it was, what it read, and the slope between the last two readings."""
 
-    def __init__(self, slope: float) -> None:
-        self._sign = math.copysign(1.0, slope)
-        self._slope = abs(slope)
-        self._last: tuple[float, float] | None = None
+    def __init__(self, sign: float = 1.0) -> None:
+        self._sign, self._slope = sign, 1.0
+        self._last: float | None = None
         self._moved = 0.0
 
     def step(self, reading: float, goal: float) -> float:
         """Return the change of the log knob that should bring the log ``reading`` to ``goal``."""
         if self._last is not None and abs(self._moved) > 1e-3:
-            slope = self._sign * (reading - self._last[0]) / self._moved
+            slope = self._sign * (reading - self._last) / self._moved
             # A reading also moves with the other knobs: half of the old slope is kept, and bounds hold it positive.
             self._slope = min(max(0.5 * (self._slope + slope), _SLOPES[0]), _SLOPES[1])
         step = min(max(self._sign * (goal - reading) / self._slope, -_MAX_STEP), _MAX_STEP)
-        self._last, self._moved = (reading, goal), step
+        self._last, self._moved = reading, step
         return step
 
     def forget(self) -> None:
         """Drop the last reading, after a move that says nothing about the slope."""
         self._last = None
+
+
+class RateDial:
+    """Brings a firing rate into the inner part of its band by the threshold.
+
+    The inner part, from twice the lower edge to half the upper one, is where radii respond: in a layer near half of all
+    steps most units are always on or always off, few are near the threshold, and the surrogate sees almost nothing.
+    A strongly recurrent layer is bistable, silent or self-sustained: where a higher threshold has silenced it, the
+    step is taken back, and not tried again.
+    """
+
+    def __init__(self, band: tuple[float, float]) -> None:
+        low, high = band
+        self._low, self._high = min(2 * low, high), max(0.5 * high, low)
+        self._aim = math.sqrt(self._low * self._high)
+        self._secant = Secant(-1.0)
+        self._moved = 0.0
+        self._bistable = False
+
+    def wants(self, rate: float) -> bool:
+        """Say whether a rate is to be moved."""
+        return rate < self._low or (rate > self._high and not self._bistable)
+
+    def step(self, rate: float) -> float:
+        """Return the change of the log threshold for a rate; 0 for none."""
+        if not self.wants(rate):
+            self._moved = 0.0
+        elif rate > 0:
+            # Half-way, in log, from the edge to the middle: rates also follow the other knobs.
+            goal = 0.8 * math.log(self._low if rate < self._low else self._high) + 0.2 * math.log(self._aim)
+            self._moved = self._secant.step(math.log(rate), goal)
+            return self._moved
+        elif self._moved > 0:
+            self._bistable, self._moved = True, -self._moved
+        else:
+            self._moved = math.log(_WAKE)
+        self._secant.forget()
+        return self._moved
 
 
 class Fast:
@@ -48,85 +85,57 @@ class Fast:
     def __init__(self, goal: Goal) -> None:
         self._goal = goal
         self._secants: dict[tuple[str, int], Secant] = {}
-        self._thresholds: dict[int, ThresholdDial] = {}
+        self._rates = [RateDial(goal.rate_band) for _ in goal.knobs]
 
     def sweep(self, report: RadiusReport) -> bool:
-        """Turn the knobs once; return whether anything moved."""
-        moved = False
-        silent_below = False
+        """Turn the knobs once; return whether anything moved.
+
+        From the input up, a layer that is where it should be is held, as long as all below it are: radii of a layer
+        depend on what is below, so that a held one stays, and the layers above settle one after the other.
+        """
+        moved, held = False, True
         dials = self._goal.dials(report)
         for index, rate in enumerate(report.rates.tolist()):
-            if silent_below:
-                break  # nothing arrives here yet: its readings mean nothing
-            moved |= self._turn_threshold(index, rate)
-            for dial in dials:
-                if dial.layer == index:
-                    moved |= self._turn(dial, rate)
-            silent_below = rate == 0
-        if not silent_below:
-            for dial in dials:
-                if dial.kind == "decoder":
-                    moved |= self._turn(dial, 1.0)
+            mine = [dial for dial in dials if dial.layer == index]
+            held = held and self._is_right(index, rate, mine)
+            if not held:
+                moved |= self._turn_threshold(index, rate)
+                for dial in mine:
+                    moved |= self._turn(dial, silent=rate == 0)
+            if rate == 0:
+                return moved  # nothing arrives above a silent layer: readings there mean nothing
+        for dial in dials:
+            if dial.kind == "decoder":
+                moved |= self._turn(dial, silent=False)
         return moved
 
-    def _turn(self, dial: Dial, rate: float) -> bool:
+    def _is_right(self, index: int, rate: float, dials: list[Dial]) -> bool:
+        if self._goal.rate_excess(rate):
+            return False
+        if movable(self._goal.knobs[index].threshold) and self._rates[index].wants(rate):
+            return False
+        return all(dial.error <= _HOLD * self._goal.tolerance for dial in dials if movable(dial.knob))
+
+    def _turn(self, dial: Dial, *, silent: bool) -> bool:
         if dial.knob is None or not movable(dial.knob):
             return False
-        secant = self._secants.setdefault((dial.kind, dial.layer), Secant(1.0))
-        if not 0 < dial.radius < math.inf:
-            secant.forget()
-            if dial.radius == 0 and rate == 0:
-                return False  # silent: the threshold is what moves
-            # Dead though it spikes: every potential lies outside the surrogate's window; a smaller scale brings it in.
-            dial.knob.turn(_WAKE)
+        secant = self._secants.setdefault((dial.kind, dial.layer), Secant())
+        if 0 < dial.radius < math.inf:
+            dial.knob.turn(math.exp(secant.step(math.log(dial.radius), math.log(dial.target))))
             return True
-        dial.knob.turn(math.exp(secant.step(math.log(dial.radius), math.log(dial.target))))
+        secant.forget()
+        if silent and dial.radius == 0:
+            return False  # the threshold is what moves
+        # Dead though it spikes (all potentials lie outside the surrogate's window) or overflowing: a smaller scale.
+        dial.knob.turn(_WAKE)
         return True
 
     def _turn_threshold(self, index: int, rate: float) -> bool:
         knob = self._goal.knobs[index].threshold
-        if knob is None or not movable(knob):
-            return False
-        dial = self._thresholds.setdefault(index, ThresholdDial(self._goal.rate_band))
-        step = dial.step(rate)
-        if step:
+        step = self._rates[index].step(rate) if knob is not None and movable(knob) else 0.0
+        if knob is not None and step:
             knob.turn(math.exp(step))
         return step != 0
-
-
-class ThresholdDial:
-    """Brings a firing rate well inside its band by the threshold, without losing a layer between silence and saturation.
-
-    A strongly recurrent layer is bistable: a little more threshold and it falls silent. So the dial remembers the last
-    threshold at which the layer was alive, returns half-way to it on silence, and then stops short of that point.
-    """
-
-    def __init__(self, band: tuple[float, float]) -> None:
-        low, high = band
-        self._comfort = (min(2 * low, high), max(0.5 * high, low))
-        self._secant = Secant(-1.0)
-        self._step = 0.0
-        self._alive = False
-        self._timid = 0
-
-    def step(self, rate: float) -> float:
-        if rate <= 0:
-            self._secant.forget()
-            if self._alive and self._step > 0:  # our own last step silenced it
-                self._step, self._timid = -self._step, 5
-            else:
-                self._step = math.log(_WAKE)
-            return self._step
-        self._alive = True
-        low, high = self._comfort
-        if low <= rate <= high or (self._timid and rate > high):
-            self._timid = max(self._timid - 1, 0)
-            self._secant.forget()
-            self._step = 0.0
-            return 0.0
-        goal = math.log(low) + _INSIDE if rate < low else math.log(high) - _INSIDE
-        self._step = self._secant.step(math.log(rate), goal)
-        return self._step
 
 
 def run(goal: Goal, reports: Iterator[RadiusReport], max_sweeps: int) -> Iterator[RadiusReport]:
