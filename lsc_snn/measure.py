@@ -121,18 +121,24 @@ def report_of(grid: Grid, *, method: Method = "power", num_matvecs: int | None =
         return float(radius(block, method=method, num_matvecs=num_matvecs, generator=generator).double().mean())
 
     depth = [mean_radius(layer.depth()) for layer in grid.layers]
+    time = [mean_radius(layer.time()) for layer in grid.layers]
+    return report_from(grid, time, depth, math.nan if grid.decoder is None else mean_radius(grid.decoder()))
+
+
+def report_from(grid: Grid, time: list[float], depth: list[float], decoder: float) -> RadiusReport:
+    """Return the report of a grid with these mean radii; the first of ``depth`` is the encoder's."""
     return RadiusReport(
         names=tuple(layer.name for layer in grid.layers),
-        time=_column(mean_radius(layer.time()) for layer in grid.layers),
+        time=_column(time),
         depth=_column(depth[1:]),
         encoder=depth[0],
-        decoder=math.nan if grid.decoder is None else mean_radius(grid.decoder()),
-        rates=_column(layer.activity for layer in grid.layers),
+        decoder=decoder,
+        rates=_column([layer.activity for layer in grid.layers]),
     )
 
 
-def _column(values: Any) -> Tensor:
-    return torch.tensor(list(values), dtype=torch.float64)
+def _column(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def gradient_profile(

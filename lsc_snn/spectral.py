@@ -92,7 +92,7 @@ def radius(
 
     With ``create_graph`` the radius is differentiable in the parameters behind the operator: its gradient is that of
     ``|u^T M v / u^T v|`` at the left and right eigenvectors u, v, held fixed (first-order perturbation theory, Kato).
-    It costs as many products again, and fails nowhere but at a dominant eigenvalue that is defective.
+    It costs as many products again. Where the radius is 0, infinite or of a defective eigenvalue it is undefined, and 0.
 
     ``generator`` (CPU) draws the start; the default is a fixed seed, so that a measurement repeats exactly.
 
@@ -205,9 +205,10 @@ def _mark_infinite(value: Tensor, finite: Tensor) -> Tensor:
 
 
 def _differentiable(op: Operator, magnitude: Tensor, value: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Return ``magnitude`` with the gradient of |u^T M v / u^T v|; zero where the radius is 0 or not finite."""
+    """Return ``magnitude`` with the gradient of |u^T M v / u^T v|; zero where it is undefined."""
     overlap = (left * right).sum(1)
-    usable = (magnitude > 0) & torch.isfinite(magnitude) & (overlap.abs() > 0)
+    # At a defective eigenvalue u and v (unit vectors) are orthogonal, and no derivative exists.
+    usable = (magnitude > 0) & torch.isfinite(magnitude) & (overlap.abs() > torch.finfo(magnitude.dtype).eps ** 0.5)
     ones = torch.ones_like(value)
     scale = torch.where(usable, value.conj() / torch.where(usable, magnitude * overlap, ones), torch.zeros_like(value))
     right = scale[:, None] * right

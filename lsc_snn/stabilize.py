@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,8 +15,9 @@ from torch import Tensor, nn
 
 from lsc_snn import _checks
 from lsc_snn.events import EventBatch
+from lsc_snn.grid import Grid
 from lsc_snn.measure import RadiusReport, draw_seed, report_of
-from lsc_snn.procedures import fast
+from lsc_snn.procedures import fast, paper
 from lsc_snn.procedures.goal import Goal, knobs_of
 from lsc_snn.theory import Target
 from lsc_snn.trace import Call, Inputs, handled_modules, trace
@@ -35,7 +39,7 @@ class StabilizeReport:
     sweeps: int
     seconds: float
     history: tuple[RadiusReport, ...]
-    """The report before each sweep, in order; the parameters kept are those of the best."""
+    """The report before each sweep, in order, and the last. Those on the way are taken with fewer products."""
     reasons: tuple[str, ...]
     """One line for each transition and rate that is not where it should be: layer, what, and why."""
 
@@ -117,31 +121,47 @@ def stabilize(
     start = time.perf_counter()
     kept = _snapshot(model)
     seed = draw_seed(generator)
+    # Always the same points, blocks and starting vectors: common random numbers make a radius a smooth function of
+    # the knobs, which secant steps need.
+    batch_of_sweep = itertools.chain([first], stream)
+
+    def measured(num_matvecs: int | None) -> RadiusReport:
+        grid = trace(model, next(batch_of_sweep), call=call, generator=_seeded(generator, seed))
+        return report_of(grid, num_matvecs=num_matvecs, seed=seed)
+
+    def visited(time_generator: torch.Generator) -> Grid:
+        return trace(model, next(batch_of_sweep), num_times=1, call=call, generator=time_generator)
+
+    history: list[RadiusReport] = []
+    best, best_badness, best_parameters = -1, math.inf, kept
     try:
-        grid = trace(model, first, call=call, generator=_seeded(seed))
+        grid = trace(model, first, num_times=1, call=call)
+        names = tuple(layer.name for layer in grid.layers)
         goal = Goal(
-            Target.parse(target, first.shape[0], len(grid.layers)),
+            Target.parse(target, first.shape[0], len(names)),
             tolerance,
             (low, high),
-            *knobs_of(handled, tuple(layer.name for layer in grid.layers), grid.readout),
+            *knobs_of(handled, names, grid.readout),
         )
         if procedure == "fast":
-            reports = fast.run(goal, _reports(model, first, stream, call, seed), max_sweeps)
+            reports = fast.run(goal, measured, max_sweeps)
         else:
-            raise ValueError("paper")
-        history: list[RadiusReport] = []
-        best = -1
+            drawn = torch.Generator().manual_seed(seed)
+            reports = paper.run(goal, visited, measured, list(model.parameters()), max_sweeps, drawn)
         for report in reports:
             history.append(report)
-            if best < 0 or goal.badness(report) < goal.badness(history[best]):
-                best, best_parameters = len(history) - 1, _snapshot(model)
+            badness = goal.badness(report)
+            if best < 0 or badness < best_badness:
+                best, best_badness, best_parameters = len(history) - 1, badness, _snapshot(model)
             if progress:
-                print(f"sweep {len(history) - 1}: worst violation {goal.badness(report):.2f} of what is allowed")
-        _restore(best_parameters)
+                print(f"sweep {len(history) - 1}: worst error {badness:.2f} times what is allowed", file=sys.stderr)
+        after = history[-1]
+        if goal.badness(after) > 1:
+            _restore(best_parameters)
+            after = measured(None)
     except BaseException:
         _restore(kept)
         raise
-    after = history[best]
     return StabilizeReport(
         before=history[0],
         after=after,
@@ -154,21 +174,8 @@ def stabilize(
     )
 
 
-def _reports(
-    model: nn.Module, first: Inputs, stream: Iterator[Inputs], call: Call | None, seed: int
-) -> Iterator[RadiusReport]:
-    """Measure the model at each ``next``, on one batch after the other, always at the same points and blocks.
-
-    Common random numbers make a radius a smooth function of the knobs, which the secant steps need.
-    """
-    batch: Inputs = first
-    while True:
-        yield report_of(trace(model, batch, call=call, generator=_seeded(seed)), seed=seed)
-        batch = next(stream)
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def _seeded(generator: torch.Generator | None, seed: int) -> torch.Generator | None:
+    return None if generator is None else torch.Generator().manual_seed(seed)
 
 
 def _cycle(batches: Inputs | Iterable[Inputs]) -> Iterator[Inputs]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lsc_snn.measure import RadiusReport
 from lsc_snn.procedures.goal import Dial, Goal, movable
+from lsc_snn.spectral import NUM_MATVECS
 
 _MAX_STEP = math.log(4.0)
 """Largest change of a knob in one sweep."""
@@ -14,6 +15,10 @@ _SLOPES = (0.7, 2.0)
 """Bounds of the secant slope d log radius / d log knob. A multiplicative rule, as the paper's, is slope 1 throughout."""
 _WAKE = 0.25
 """Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
+_COLLAPSE = 0.1
+"""Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
+_COARSE = NUM_MATVECS // 2
+"""Products of a radius on the way."""
 _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
 
@@ -66,13 +71,15 @@ class RateDial:
         """Return the change of the log threshold for a rate; 0 for none."""
         if not self.wants(rate):
             self._moved = 0.0
+            return 0.0
+        if self._moved > 0 and rate < _COLLAPSE * self._low:
+            self._bistable, self._moved = True, -self._moved
         elif rate > 0:
-            # Half-way, in log, from the edge to the middle: rates also follow the other knobs.
-            goal = 0.8 * math.log(self._low if rate < self._low else self._high) + 0.2 * math.log(self._aim)
+            # Just inside the edge, a fifth of the way to the middle in log: rates also follow the other knobs.
+            edge = self._low if rate < self._low else self._high
+            goal = 0.8 * math.log(edge) + 0.2 * math.log(self._aim)
             self._moved = self._secant.step(math.log(rate), goal)
             return self._moved
-        elif self._moved > 0:
-            self._bistable, self._moved = True, -self._moved
         else:
             self._moved = math.log(_WAKE)
         self._secant.forget()
@@ -138,15 +145,18 @@ class Fast:
         return step != 0
 
 
-def run(goal: Goal, reports: Iterator[RadiusReport], max_sweeps: int) -> Iterator[RadiusReport]:
+def run(goal: Goal, measure: Callable[[int | None], RadiusReport], max_sweeps: int) -> Iterator[RadiusReport]:
     """Sweep until the goal is reached, no knob moves, or ``max_sweeps`` are spent; yield a report before every sweep.
 
-    ``reports`` measures the model anew at each ``next``.
+    ``measure(num_matvecs)`` measures the model as it is. On the way half of the products are enough to steer by; the
+    first report and any that claims the goal are taken with all.
     """
     procedure = Fast(goal)
-    for _ in range(max_sweeps):
-        report = next(reports)
+    for sweep in range(max_sweeps):
+        report = measure(_COARSE if sweep else None)
+        if sweep and goal.badness(report) <= 1:
+            report = measure(None)
         yield report
         if goal.badness(report) <= 1 or not procedure.sweep(report):
             return
-    yield next(reports)
+    yield measure(None)
