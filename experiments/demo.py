@@ -34,13 +34,12 @@ CONFIG = TrainConfig(
         num_layers=5,
         num_units=64,
         neuron="ALIF",
-        layer={"tau": 10.0, "threshold": 1.0, "tau_adaptation": 20.0, "beta": 0.5},
     ),
     seed=0,
-    epochs=12,
-    patience=12,
+    epochs=40,
+    patience=40,
     batch_size=64,
-    learning_rate=2e-3,
+    learning_rate=3e-3,
 )
 ARMS: tuple[TargetOption, ...] = (None, "one", "half")
 TOLERANCE = 0.05

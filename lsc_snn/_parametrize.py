@@ -1,4 +1,4 @@
-"""Raw parameters and the values that they stand for: any real raw value, so any optimiser step, gives a valid neuron."""
+"""Raw parameters and the values they stand for: any real raw value, so any optimiser step, gives a valid neuron."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Layers over the neuron steps, time first: (T, B, num_inputs) to (T, B, num_units).
 
-Like ``torch.nn.LSTM``, a layer returns its output and its final state, and accepts a state. The first layer of a network
-also takes an ``EventBatch``, whose input product is a sum over active channels; no dense tensor is built.
+Like ``torch.nn.LSTM``, a layer returns its output and its final state, and accepts a state. The first layer of a
+network also takes an ``EventBatch``, whose input product is a sum over active channels; no dense tensor is built.
 """
 
 from __future__ import annotations
@@ -42,6 +42,13 @@ def _decay_of(name: str, tau: float | Tensor, num_units: int, like: Tensor) -> T
     return torch.exp(-1 / values)
 
 
+def _check_state(name: str, got: Tensor | None, expected: Tensor | None) -> None:
+    """Raise ValueError unless a part of a state is as in the state at rest: there or not, of that shape and device."""
+    looks = [None if x is None else f"{tuple(x.shape)} {x.dtype} on {x.device}" for x in (expected, got)]
+    if looks[0] != looks[1]:
+        raise ValueError(f"{name}: expected {looks[0]}, got {looks[1]}; start from layer.initial_state(batch size)")
+
+
 class InputLayer(nn.Module):
     """What spiking layers and the readout share: input weights, bias, and the current that they make of an input."""
 
@@ -77,6 +84,11 @@ class InputLayer(nn.Module):
                 raise TypeError(f"inputs: expected a tensor {layout} or an EventBatch, got {type(inputs).__name__}")
             _checks.check_float("inputs", inputs)
             _checks.check_rank("inputs", inputs, 3, layout)
+            if inputs.dtype != self.weight.dtype:
+                raise TypeError(
+                    f"inputs: expected the layer's dtype {self.weight.dtype}, got {inputs.dtype}; "
+                    "convert one of them with .to(dtype)"
+                )
         if inputs.shape[-1] != self.num_inputs:
             raise ValueError(f"inputs: expected shape {layout}, got {tuple(inputs.shape)}")
         if inputs.shape[0] < 1 or inputs.shape[1] < 1:
@@ -98,6 +110,8 @@ class SpikingLayer(InputLayer):
     Parameters are stored raw and unbounded (``alpha_raw`` and so on); ``alpha``, ``rho``, ``threshold``, ``beta`` are
     the values that they stand for, which stay valid whatever an optimiser does to the raw ones.
     """
+
+    beta_sign: Tensor
 
     def __init__(
         self,
@@ -192,19 +206,21 @@ class SpikingLayer(InputLayer):
     def forward(self, inputs: Inputs, state: NeuronState | None = None) -> tuple[Tensor, NeuronState]:
         """Run a sequence (T, B, num_inputs) or EventBatch; return the spikes (T, B, num_units) and the final state.
 
-        Raises ValueError or TypeError for a wrong rank, size, type or device, an empty batch or zero time steps.
+        Raises ValueError or TypeError for a wrong rank, size, type or device, an empty batch, zero time steps, and a
+        state of another layer or batch size.
         """
         z, final, _ = self.run(inputs, state)
         return z, final
 
-    def run(
-        self, inputs: Inputs, state: NeuronState | None = None
-    ) -> tuple[Tensor, NeuronState, NeuronState]:
+    def run(self, inputs: Inputs, state: NeuronState | None = None) -> tuple[Tensor, NeuronState, NeuronState]:
         """Do as ``forward``, and also return the states after every step: a NeuronState of (T, B, N) tensors."""
         self._check(inputs)
         parameters = self.neuron_parameters()
+        rest = initial_state(inputs.shape[1], parameters)
         if state is None:
-            state = initial_state(inputs.shape[1], parameters)
+            state = rest
+        for name, got, expected in zip(state._fields, state, rest, strict=True):
+            _check_state(f"state.{name}", got, expected)
         return scan(self.current(inputs), state, parameters)
 
     def step(self, inputs: Tensor, state: NeuronState) -> tuple[Tensor, NeuronState]:
@@ -282,9 +298,11 @@ class LSNN(ALIF):
         beta: float | Tensor = 1.8,
         **options: Any,
     ) -> None:
+        _checks.check_count("num_units", num_units)
         adaptive = num_units // 2 if num_adaptive is None else num_adaptive
-        if not isinstance(adaptive, int) or not 0 <= adaptive <= num_units:
-            raise ValueError(f"num_adaptive: expected a whole number from 0 to {num_units}, got {num_adaptive!r}")
+        _checks.check_count("num_adaptive", adaptive, minimum=0)
+        if adaptive > num_units:
+            raise ValueError(f"num_adaptive: expected at most num_units = {num_units}, got {adaptive}; choose fewer")
         betas = _per_unit("beta", beta, num_units, torch.empty(0, dtype=options.get("dtype")))
         betas[: num_units - adaptive] = 0
         super().__init__(num_inputs, num_units, beta=betas, **options)
@@ -328,7 +346,9 @@ class LI(InputLayer):
         """Run a sequence (T, B, num_inputs) or EventBatch; return potentials (T, B, num_units) and the last one."""
         self._check(inputs)
         current, alpha = self.current(inputs), self.alpha
-        v = self.initial_state(current.shape[1]) if state is None else state
+        rest = self.initial_state(current.shape[1])
+        v = rest if state is None else state
+        _check_state("state", v, rest)
         potentials = []
         for drive in current.unbind(0):
             v = torch.addcmul(drive, alpha, v)

@@ -57,11 +57,12 @@ class RadiusReport:
         }
 
     def __str__(self) -> str:
-        """Return a table: one line a layer, its depth transition being the one from below (the encoder, for the first)."""
+        """Return a table: one line a layer, its depth transition being that from below (the encoder, for the first)."""
         width = max(len("decoder"), *(len(name) for name in self.names))
         lines = [f"{'layer':<{width}}  {'time':>8}  {'depth':>8}  {'rate':>8}"]
         from_below = [self.encoder, *self.depth.tolist()]
-        for name, time, depth, rate in zip(self.names, self.time.tolist(), from_below, self.rates.tolist(), strict=True):
+        columns = zip(self.names, self.time.tolist(), from_below, self.rates.tolist(), strict=True)
+        for name, time, depth, rate in columns:
             lines.append(f"{name:<{width}}  {_cell(time)}  {_cell(depth)}  {rate:8.4f}")
         if not math.isnan(self.decoder):
             lines.append(f"{'decoder':<{width}}  {'':>8}  {_cell(self.decoder)}")

@@ -8,9 +8,9 @@ neurons", with the resistance chosen so that weights are in units of the membran
     A' = threshold + beta a'                effective threshold
     z' = H(v' - A')                         spike
 
-where ``z`` is the spike of the state before the step. LIF has no ``a``; LSNN is ALIF with ``beta = 0`` for a part of the
-units. The resets, by the spike before the step: ``soft`` subtracts the effective threshold, ``A z``; ``hard`` sets the
-potential to zero, ``alpha v (1 - z)``; ``none`` leaves it.
+where ``z`` is the spike of the state before the step. LIF has no ``a``; LSNN is ALIF with ``beta = 0`` for a part of
+the units. The resets, by the spike before the step: ``soft`` subtracts the effective threshold, ``A z``; ``hard`` sets
+the potential to zero, ``alpha v (1 - z)``; ``none`` leaves it.
 
 The spike is a function of the state, ``z = H(v - A)``, so the state does not carry it: a redundant coordinate would add
 rows to every transition and only zeros to its spectrum.

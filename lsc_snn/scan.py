@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lsc_snn.neurons import NeuronParameters, NeuronState, Reset, can_spike, count_down, effective_threshold, spike
 from lsc_snn.surrogate import Surrogate
@@ -35,9 +34,7 @@ class _Trajectory(NamedTuple):
     refractory: Tensor | None
 
 
-def scan(
-    current: Tensor, state: NeuronState, parameters: NeuronParameters
-) -> tuple[Tensor, NeuronState, NeuronState]:
+def scan(current: Tensor, state: NeuronState, parameters: NeuronParameters) -> tuple[Tensor, NeuronState, NeuronState]:
     """Advance a layer over a whole sequence.
 
     ``current`` I is (T, B, N). Returns the spikes (T, B, N), the final state, and the states after every step, a
@@ -85,17 +82,39 @@ class _Scan(torch.autograd.Function):
         ctx.save_for_backward(*tensors, z, *path)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_z: Tensor | None, grad_v: Tensor | None, grad_a: Tensor | None, *_: Any) -> Any:
         v, a, alpha, threshold, rho, beta, recurrent, refractory, *path = ctx.saved_tensors
         p = NeuronParameters(alpha, threshold, rho, beta, recurrent, *ctx.rules)
         wanted = ctx.needs_input_grad[1:9]
-        grads = _backward(NeuronState(v, a, refractory), p, _Trajectory(*path), grad_z, grad_v, grad_a, wanted)
+        with torch.no_grad():
+            grads = _backward(NeuronState(v, a, refractory), p, _Trajectory(*path), grad_z, grad_v, grad_a, wanted)
+        if torch.is_grad_enabled():  # a graph of this pass is asked for
+            origins = [x for x in (grad_z, grad_v, grad_a, *ctx.saved_tensors) if x is not None and x.requires_grad]
+            grads = tuple(None if g is None else _Once.apply(g, *origins) for g in grads)  # type: ignore[no-untyped-call]
         return None, *grads, None
 
 
+class _Once(torch.autograd.Function):
+    """A gradient that depends on its origins in a way that is not written out: differentiating it is an error.
+
+    ``once_differentiable`` of torch lets it pass as a constant wherever the incoming gradient is one.
+    """
+
+    @staticmethod
+    def forward(gradient: Tensor, *origins: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError("scan: expected one derivative, got a second; loop over lsc_snn.neurons.step instead")
+
+
 def _soft_reset_as_weights(p: NeuronParameters) -> bool:
-    """Say whether the soft reset is -threshold on the recurrent diagonal: its threshold constant, its spike attached."""
+    """Say whether the soft reset is a constant matrix: -threshold on the recurrent diagonal."""
     return p.reset == "soft" and p.beta is None and p.recurrent is not None
 
 

@@ -92,7 +92,7 @@ def radius(
 
     With ``create_graph`` the radius is differentiable in the parameters behind the operator: its gradient is that of
     ``|u^T M v / u^T v|`` at the left and right eigenvectors u, v, held fixed (first-order perturbation theory, Kato).
-    It costs as many products again. Where the radius is 0, infinite or of a defective eigenvalue it is undefined, and 0.
+    It costs as many products again. It is 0 where it is undefined: at radius 0, infinity or a defective eigenvalue.
 
     ``generator`` (CPU) draws the start; the default is a fixed seed, so that a measurement repeats exactly.
 
@@ -129,15 +129,13 @@ def _exact(op: Operator, *, vectors: bool) -> tuple[Tensor, Tensor | None, Tenso
     dense = torch.where(finite[:, None, None], dense, torch.zeros_like(dense))
     if not vectors:
         return _mark_infinite(_dominant(torch.linalg.eigvals(dense)), finite), None, None
-    value, right = _nearest(*torch.linalg.eig(dense), None)
-    _, left = _nearest(*torch.linalg.eig(dense.mT), value)
+    value, right = _nearest(dense, None)
+    _, left = _nearest(dense.mT, value)
     return _mark_infinite(value, finite), left, right
 
 
-def _power(
-    op: Operator, start: Tensor, products: int, *, vectors: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Do as ``_exact``, by products. Those with M^T come first: the spectrum is the same, and they are the cheap ones."""
+def _power(op: Operator, start: Tensor, products: int, *, vectors: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Do as ``_exact``, by products. Those with M^T come first: same spectrum, and they are the cheap ones."""
     value, left, finite = _ritz(op.rmatvec, start, products, None)
     if not vectors:
         return _mark_infinite(value, finite), None, None
@@ -172,7 +170,7 @@ def _ritz(
             hessenberg[:, column + 1, column] = norm
     finite = torch.isfinite(hessenberg).all(2).all(1)
     hessenberg = torch.where(finite[:, None, None], hessenberg, torch.zeros_like(hessenberg))
-    value, coefficients = _nearest(*torch.linalg.eig(hessenberg), near)
+    value, coefficients = _nearest(hessenberg, near)
     vector = torch.einsum("ks,ksn->kn", coefficients, basis.to(coefficients.dtype))
     return value, vector, finite
 
@@ -186,15 +184,17 @@ def _normalised(x: Tensor, noise: Tensor | float = 0.0) -> tuple[Tensor, Tensor]
     norm = torch.linalg.vector_norm(x, dim=1)
     keep = (norm > noise) & (norm > torch.finfo(x.dtype).tiny)
     norm = torch.where(keep | ~torch.isfinite(norm), norm, torch.zeros_like(norm))
-    return torch.where(keep, 1 / torch.where(keep, norm, torch.ones_like(norm)), torch.zeros_like(norm))[:, None] * x, norm
+    inverse = torch.where(keep, 1 / torch.where(keep, norm, torch.ones_like(norm)), torch.zeros_like(norm))
+    return inverse[:, None] * x, norm
 
 
 def _dominant(values: Tensor) -> Tensor:
     return values.gather(1, values.abs().argmax(1, keepdim=True))[:, 0]
 
 
-def _nearest(values: Tensor, vectors: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the largest eigenvalue, or the one nearest to ``near``, and its eigenvector (a column of ``vectors``)."""
+def _nearest(matrices: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the largest eigenvalue of each matrix, or the one nearest to ``near``, and its unit eigenvector."""
+    values, vectors = torch.linalg.eig(matrices)
     index = values.abs().argmax(1) if near is None else (values - near[:, None]).abs().argmin(1)
     rows = torch.arange(len(values), device=values.device)
     return values[rows, index], vectors[rows, :, index]

@@ -93,7 +93,7 @@ class Triangular(Surrogate):
     >>> x = torch.tensor([-0.5, 0.5], requires_grad=True)
     >>> spike = Triangular()(x)
     >>> spike.tolist(), torch.autograd.grad(spike.sum(), x)[0].tolist()
-    ([0.0, 1.0], [0.25, 0.25])
+    ([0.0, 1.0], [0.5, 0.5])
     """
 
     name: ClassVar[str] = "triangular"
@@ -108,7 +108,7 @@ class Rectangular(Surrogate):
     """Rectangle: f(x) = dampening where sharpness * |x| < 1/2, else 0.
 
     >>> Rectangular().derivative(torch.tensor([0.0, 0.49, 0.5])).tolist()
-    [0.5, 0.5, 0.0]
+    [1.0, 1.0, 0.0]
     """
 
     name: ClassVar[str] = "rectangular"
@@ -124,7 +124,7 @@ class Exponential(Surrogate):
     """Two-sided exponential: f(x) = dampening * exp(-2 sharpness * |x|).
 
     >>> Exponential().derivative(torch.tensor([0.0, 20.0])).tolist()[0]
-    0.5
+    1.0
     """
 
     name: ClassVar[str] = "exponential"
@@ -139,7 +139,7 @@ class Gaussian(Surrogate):
     """Gaussian: f(x) = dampening * exp(-pi (sharpness * x)^2).
 
     >>> Gaussian().derivative(torch.tensor([0.0, 20.0])).tolist()
-    [0.5, 0.0]
+    [1.0, 0.0]
     """
 
     name: ClassVar[str] = "gaussian"
@@ -156,7 +156,7 @@ class Sigmoid(Surrogate):
     """Derivative of a sigmoid: f(x) = 4 dampening * sig(u) (1 - sig(u)), u = 4 sharpness * x.
 
     >>> Sigmoid().derivative(torch.tensor([0.0, 1e4])).tolist()
-    [0.5, 0.0]
+    [1.0, 0.0]
     """
 
     name: ClassVar[str] = "sigmoid"
@@ -173,7 +173,7 @@ class FastSigmoid(Surrogate):
     """Derivative of x / (1 + |x|), scaled: f(x) = dampening / (1 + 2 sharpness * |x|)^2.
 
     >>> FastSigmoid().derivative(torch.tensor([0.0, 0.5])).tolist()
-    [0.5, 0.125]
+    [1.0, 0.25]
     """
 
     name: ClassVar[str] = "fast_sigmoid"
@@ -196,7 +196,7 @@ def get(surrogate: str | Surrogate) -> Surrogate:
     nearest one), TypeError for anything else.
 
     >>> get("gaussian")
-    Gaussian(dampening=0.5, sharpness=1.0)
+    Gaussian(dampening=1.0, sharpness=1.0)
     """
     if isinstance(surrogate, Surrogate):
         return surrogate

@@ -52,8 +52,13 @@ def handled_modules(model: nn.Module) -> list[Handled]:
 def check_inputs(model: nn.Module, inputs: Inputs) -> None:
     """Raise TypeError or ValueError unless a batch is finite, floating, not empty, and on the device of the model.
 
-    Also raises ValueError where a parameter of the model is not finite.
+    Also raises ValueError where a parameter of the model is not finite, and in inference mode, where every radius would
+    come out as 0.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "inputs: expected gradients to be possible, got torch.inference_mode; use torch.no_grad instead"
+        )
     if not isinstance(inputs, EventBatch):
         _checks.check_float("inputs", inputs)
         if inputs.dim() < 3 or inputs.numel() == 0:
@@ -61,7 +66,6 @@ def check_inputs(model: nn.Module, inputs: Inputs) -> None:
                 "inputs: expected (time steps, batch, features...), none of them empty, "
                 f"got shape {tuple(inputs.shape)}"
             )
-        _checks.check_finite("inputs", inputs)
     for name, parameter in model.named_parameters():
         if parameter.device != inputs.device:
             raise ValueError(
@@ -69,20 +73,35 @@ def check_inputs(model: nn.Module, inputs: Inputs) -> None:
                 "move one of them with .to(device)"
             )
         _checks.check_finite(f"parameter {name}", parameter)
+    if not isinstance(inputs, EventBatch):
+        _checks.check_finite("inputs", inputs)
 
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run a block with the model in eval mode; afterwards its training flags and the random states are as before."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Run a block with the model in eval mode, and afterwards undo what it did to the model and the random states.
+
+    Undone are training flags, buffers, and plain attributes that a forward sets (a hidden state, a counter). A model
+    that draws noise draws the same in every block.
+    """
+    attributes = [(module, dict(module.__dict__), dict(module._buffers)) for module in model.modules()]
+    contents = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     try:
         with torch.random.fork_rng(devices):
+            torch.default_generator.manual_seed(0)
+            for device in devices:
+                torch.cuda.default_generators[device].manual_seed(0)
             model.eval()
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, own, buffers in attributes:
+            for current, before in ((module.__dict__, own), (module._buffers, buffers)):
+                current.clear()
+                current.update(before)
+        with torch.no_grad():
+            for buffer, content in contents:
+                buffer.copy_(content)
 
 
 Replacement = Callable[[Handled, tuple[Any, ...], dict[str, Any]], Any]
@@ -90,7 +109,7 @@ Replacement = Callable[[Handled, tuple[Any, ...], dict[str, Any]], Any]
 
 @contextlib.contextmanager
 def replaced_forwards(handled: list[Handled], replacement: Replacement) -> Iterator[None]:
-    """Run a block in which calling a handled module calls ``replacement(handled, args, kwargs)`` instead of its forward.
+    """Run a block in which calling a handled module calls ``replacement(handled, args, kwargs)``, not its forward.
 
     During that call the module has its own forward back, so that an adapter may simply run it.
     """
@@ -134,8 +153,9 @@ def trace(
     """Run the model's own forward once, in eval mode, and return its transitions at ``num_times`` steps of each sample.
 
     Steps are spread evenly over the valid length of each sample; with a ``generator`` (CPU), each is drawn at random
-    from its share. The gradient is cut where a layer hands its output up, so that what stands between two layers is
-    recorded by autograd, and a transition sees nothing but one step.
+    from its share. A sample with fewer valid steps than ``num_times`` gives each of them once. The gradient is cut
+    where a layer hands its output up, so that what stands between two layers is recorded by autograd, and a transition
+    sees nothing but one step.
 
     Raises ValueError or TypeError for bad inputs (``check_inputs``), a model without a known layer, and a layer that is
     never called, or more than once; errors of the model's own forward pass through. The model is as before either way.
@@ -190,12 +210,14 @@ def _choose_points(
     lengths = torch.full((batch,), steps, device=like.device)
     if isinstance(inputs, EventBatch):
         lengths = inputs.lengths.to(like.device)
-    share = torch.full((num_times, batch), 0.5) if generator is None else torch.rand(num_times, batch, generator=generator)
-    position = (torch.arange(num_times)[:, None] + share) / num_times
-    times = (position.to(like.device) * lengths).long().clamp(max=steps - 1)
+    share = torch.full((), 0.5) if generator is None else torch.rand(num_times, batch, generator=generator)
+    # Disjoint whole shares of a sample's steps: a point that came twice would enter its own products twice.
+    edges = torch.arange(num_times + 1, device=like.device)[:, None] * lengths // num_times
+    widths = edges.diff(dim=0)
+    times = edges[:-1] + (share.to(like.device) * widths).long()
     samples = torch.arange(batch, device=like.device).expand(num_times, -1)
     valid = torch.arange(steps, device=like.device)[:, None] < lengths
-    return Points(times.flatten(), samples.flatten()), valid
+    return Points(times[widths > 0], samples[widths > 0]), valid
 
 
 def _record(entry: _Called, below: Tensor | EventBatch, points: Points, valid: Tensor) -> LayerRecord:
@@ -203,9 +225,7 @@ def _record(entry: _Called, below: Tensor | EventBatch, points: Points, valid: T
     step, memory = entry.done.at(points)
     activity = entry.leaf.detach().flatten(2).mean(2)[valid].mean()
     name, module, _ = entry.handled
-    return LayerRecord(
-        name, module, step, arrived, source, memory, Source(entry.leaf, points), float(activity)
-    )
+    return LayerRecord(name, module, step, arrived, source, memory, Source(entry.leaf, points), float(activity))
 
 
 def _arrival(entry: _Called, below: Tensor | EventBatch, points: Points) -> tuple[Tensor, Source]:
@@ -231,4 +251,9 @@ def _output_transition(output: Any, top: Tensor, points: Points) -> Callable[[],
     tensor = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(tensor, Tensor) or tensor.dim() < 3 or tensor.shape[:2] != top.shape[:2]:
         return None
-    return lambda: Transition(points.take(tensor), [Source(top, points)])
+
+    def decoder() -> Transition:
+        with torch.enable_grad():
+            return Transition(points.take(tensor), [Source(top, points)])
+
+    return decoder

@@ -1,6 +1,7 @@
 """Fixtures and settings of every test."""
 
 import pytest
+import torch
 from hypothesis import settings
 
 from cases import DEVICES
@@ -8,6 +9,9 @@ from cases import DEVICES
 # The same examples in every run, nothing written to disk, and no time limit on a loaded machine.
 settings.register_profile("lsc", derandomize=True, database=None, deadline=None, max_examples=50)
 settings.load_profile("lsc")
+
+# Networks here are small: a second thread costs more than it gives, far more on a loaded machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(params=DEVICES)

@@ -30,7 +30,7 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class Knob:
-    """A one-parameter family of changes to a layer, in log space: ``turn(f)`` multiplies what it moves by f > 0, in place.
+    """A one-parameter family of changes to a layer: ``turn(f)`` multiplies what it moves by f > 0, in place.
 
     ``parameters`` are all that it may move; the frozen ones (``requires_grad`` False) it leaves as they are.
     """

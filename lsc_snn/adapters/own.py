@@ -42,7 +42,8 @@ class SpikingAdapter(Adapter):
         z, final, after = module.run(inputs, first)
 
         def at(points: Points) -> tuple[Step, Memory]:
-            rows = [None if s is None or f is None else _before(s, f, points) for s, f in zip(after, first, strict=True)]
+            pairs = zip(after, first, strict=True)
+            rows = [None if s is None or f is None else _before(s, f, points) for s, f in pairs]
             memory = tuple(row for row in rows[:2] if row is not None)
             refractory = rows[2]
 
@@ -55,10 +56,14 @@ class SpikingAdapter(Adapter):
 
         return Pass(inputs, z, lambda output: (output, final), at)
 
-    def unroll(self, module: SpikingLayer, inputs: Inputs, state: NeuronState | None = None) -> tuple[Any, list[Memory]]:
+    def unroll(
+        self, module: SpikingLayer, inputs: Inputs, state: NeuronState | None = None
+    ) -> tuple[Any, list[Memory]]:
         """Loop over the pure step."""
         parameters = module.neuron_parameters()
         now = module.initial_state(inputs.shape[1]) if state is None else state
+        if not now.v.requires_grad:  # else frozen parameters would leave the memories without a graph
+            now = now._replace(v=now.v.detach().requires_grad_())
         outputs, memories = [], []
         for current in module.current(inputs).unbind(0):
             output, now = step(current, now, parameters)
@@ -117,7 +122,7 @@ def _knob(
     plain: Iterable[nn.Parameter | None],
     positive: Iterable[nn.Parameter | None] = (),
     decays: Iterable[nn.Parameter | None] = (),
-) -> Knob | None:
+) -> Knob:
     """Return the knob that multiplies plain parameters, and the values behind raw positive ones and raw decays."""
     groups = [
         ([p for p in group if p is not None], value, raw)
@@ -137,8 +142,7 @@ def _knob(
                 else:
                     parameter.copy_(raw(value(parameter) * factor))
 
-    everything = tuple(parameter for parameters, _, _ in groups for parameter in parameters)
-    return Knob(everything, turn) if everything else None
+    return Knob(tuple(parameter for parameters, _, _ in groups for parameter in parameters), turn)
 
 
 register_adapter(SpikingLayer, SpikingAdapter())

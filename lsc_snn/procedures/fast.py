@@ -1,4 +1,4 @@
-"""The ``fast`` procedure: every knob takes a safeguarded secant step in log space, all of them from one forward pass."""
+"""The ``fast`` procedure: all knobs take a safeguarded secant step in log space, from one forward pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lsc_snn.spectral import NUM_MATVECS
 _MAX_STEP = math.log(4.0)
 """Largest change of a knob in one sweep."""
 _SLOPES = (0.7, 2.0)
-"""Bounds of the secant slope d log radius / d log knob. A multiplicative rule, as the paper's, is slope 1 throughout."""
+"""Bounds of the secant slope d log radius / d log knob. The paper's multiplicative rule is slope 1 throughout."""
 _WAKE = 0.25
 """Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
 _COLLAPSE = 0.1

@@ -1,4 +1,4 @@
-"""What a procedure has to reach: a target for every transition, a band for every firing rate, and the knobs for both."""
+"""What a procedure has to reach: a target for each transition, a band for each rate, and the knobs for both."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def _why(knob: Knob | None) -> str:
     return "not reached" if movable(knob) else "all parameters that move it are frozen"
 
 
-def knobs_of(handled: list[Handled], names: tuple[str, ...], readout: tuple[str, nn.Module] | None) -> tuple[tuple[Knobs, ...], Knobs | None]:
+def knobs_of(
+    handled: list[Handled], names: tuple[str, ...], readout: tuple[str, nn.Module] | None
+) -> tuple[tuple[Knobs, ...], Knobs | None]:
     """Return the knobs of the layers ``names``, in that order, and of the readout.
 
     Raises ValueError where two layers share a parameter: turning one would turn the other.

@@ -1,9 +1,9 @@
 """The ``paper`` procedure: LSC pre-training as published, the baseline that ``fast`` is measured against.
 
 L. Herranz-Celotti and J. Rouat, "Stabilizing RNN Gradients through Pre-training", arXiv 2308.12075, and its code.
-At every visited time step: dense batch Jacobians, radii by eigenvalues, one gradient step on the squared distance of the
-mean radii to their targets, a multiplicative correction, and at times a shuffle of every weight matrix. It stops once
-every radius has stayed within the tolerance (0.08 there) for more than 20 steps.
+At every visited time step: dense batch Jacobians, radii by eigenvalues, one gradient step on the squared distance of
+the mean radii to their targets, a multiplicative correction, and at times a shuffle of every weight matrix. It stops
+once every radius has stayed within the tolerance (0.08 there) for more than 20 steps.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _descend(
 
 
 def _correct(goal: Goal, report: RadiusReport) -> None:
-    """Multiply what moves each radius by target / radius, within bounds; thresholds and adaptation go with the input."""
+    """Multiply what moves each radius by target / radius, within bounds; thresholds and beta go with the input."""
     for dial in goal.dials(report):
         if dial.knob is None or not movable(dial.knob) or not 0 < dial.radius < math.inf:
             continue  # a dead transition has no ratio: growing its input and its threshold alike would never wake it
