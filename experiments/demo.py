@@ -36,8 +36,8 @@ CONFIG = TrainConfig(
         neuron="ALIF",
     ),
     seed=0,
-    epochs=40,
-    patience=40,
+    epochs=30,
+    patience=30,
     batch_size=64,
     learning_rate=3e-3,
 )

@@ -88,16 +88,17 @@ class Transition:
         """
         if not self._outputs.requires_grad:
             return vectors.new_zeros(self.batch, self.cols)
-        gradients = torch.autograd.grad(
-            self._outputs,
-            [source.leaf for source in self._sources],
-            vectors,
-            retain_graph=True,
-            create_graph=create_graph,
-            materialize_grads=True,
-        )
-        rows = [source.rows(gradient) for source, gradient in zip(self._sources, gradients, strict=True)]
-        return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
+        with torch.set_grad_enabled(create_graph):  # whatever mode the caller is in
+            gradients = torch.autograd.grad(
+                self._outputs,
+                [source.leaf for source in self._sources],
+                vectors,
+                retain_graph=True,
+                create_graph=create_graph,
+                materialize_grads=True,
+            )
+            rows = [source.rows(gradient) for source, gradient in zip(self._sources, gradients, strict=True)]
+            return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
     def matvec(self, vectors: Tensor) -> Tensor:
         """Return M v, (K, rows), for v (K, cols): a Jacobian-vector product, as the transpose of the transpose.

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from cases import normal, seeded
-from lsc_snn import ALIF, LIF
+from lsc_snn import ALIF
+from lsc_snn.grid import square
 from lsc_snn.spectral import NUM_MATVECS, Matrix, radius
 from lsc_snn.surrogate import Gaussian, Triangular
 from lsc_snn.trace import trace
-from reference import radii
+from reference import drive, make_layer, radii
 
 METHODS = ["power", "exact"]
 
@@ -98,7 +99,7 @@ def test_power_converges_to_exact_as_products_grow():
     matrices = normal(40, 80, 80) / math.sqrt(80)
     expected = radii(matrices)
     worst = [
-        float((radius(matrices, num_matvecs=count) / expected - 1).abs().mean()) for count in (4, 12, 32, 64, 160, 400)
+        float((radius(matrices, num_matvecs=count) / expected - 1).abs().mean()) for count in (4, 12, 24, 48, 64, 160)
     ]
     assert worst == sorted(worst, reverse=True)
     assert worst[0] > 0.1
@@ -156,7 +157,7 @@ def test_zero_is_zero_and_not_finite_is_infinite(method):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rank", [1, 2, 5])
 def test_few_active_units_of_a_large_norm(rank, dtype):
-    """Rounding noise in the Krylov basis once gave radius 8 here instead of 0.3: rank 2 of 256, norm 30 times larger."""
+    """Rounding noise in the Krylov basis once gave radius 8 here instead of 0.3: rank 2 of 256, of a large norm."""
     matrices = torch.zeros(16, 256, 256, dtype=torch.float64)
     active = torch.arange(rank) * 50 + 3
     for seed, matrix in enumerate(matrices):
@@ -221,20 +222,23 @@ def test_the_gradient_of_power_converges_too():
     assert errors[-1] < 1e-3
 
 
-@pytest.mark.parametrize("kind", [LIF, ALIF])
+@pytest.mark.parametrize("kind", ["LIF", "ALIF"])
 @pytest.mark.parametrize("transition", ["time", "depth"])
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_in_the_parameters_of_a_layer_are_those_through_all_eigenvalues(method, transition, kind):
-    layer = kind(8, 8, bias=True, detach_reset=False, surrogate=Gaussian(0.8), generator=seeded(), dtype=torch.float64)
-    grid = trace(layer, 2 * normal(12, 3, 8), num_times=2)
-
-    operator, parameters = getattr(grid.layers[0], transition)(), dict(layer.named_parameters())
+    # A wide surrogate, so that every unit is in its window: the decays of silent ones are one degenerate eigenvalue.
+    layer, _ = make_layer(kind, detach_reset=False, surrogate=Gaussian(0.8, sharpness=0.4))
+    grid = trace(layer, drive(12), num_times=2)
+    operator = square(getattr(grid.layers[0], transition)(), seeded(1))
+    parameters = dict(layer.named_parameters())
     found = radius(operator, method=method, create_graph=True)
     oracle = torch.linalg.eigvals(operator.to_dense(create_graph=True)).abs().amax(1)
     torch.testing.assert_close(found, oracle)
     weight = normal(6, seed=2)
     ours, expected = (
-        torch.autograd.grad((value * weight).sum(), list(parameters.values()), materialize_grads=True)
+        torch.autograd.grad(
+            (value * weight).sum(), list(parameters.values()), retain_graph=True, materialize_grads=True
+        )
         for value in (found, oracle)
     )
     for gradient, wanted in zip(ours, expected, strict=True):

@@ -282,3 +282,9 @@ def test_a_bistable_layer_is_not_silenced_twice():
     assert raised > 0
     assert dial.step(0.0) == -raised
     assert dial.step(0.4) == 0.0
+
+
+def test_a_band_from_zero_still_wakes_a_silent_layer():
+    result = lsc.stabilize(network(), events(), rate_band=(0.0, 1.0))
+    assert result.converged
+    assert (result.after.rates > 0).all()

@@ -56,7 +56,7 @@ class RateDial:
     """
 
     def __init__(self, band: tuple[float, float]) -> None:
-        low, high = band
+        low, high = max(band[0], 1e-6), band[1]  # a band from 0 has no logarithm to aim at
         self._low, self._high = min(2 * low, high), max(0.5 * high, low)
         self._aim = math.sqrt(self._low * self._high)
         self._secant = Secant(-1.0)
