@@ -170,7 +170,7 @@ def gradient_profile(
 
     with undisturbed(model), replaced_forwards(handled, unroll), torch.enable_grad():
         output = model(inputs) if call is None else call(model, inputs)
-    scalar = _projected(_last_valid(_tensor_of(output), inputs), generator)
+        scalar = _projected(_last_valid(_tensor_of(output), inputs), generator)
     nodes = [tensor for memories in layers for memory in memories for tensor in memory]
     gradients = iter(torch.autograd.grad(scalar, nodes, materialize_grads=True))
     columns = [_norms([[next(gradients) for _ in memory] for memory in memories]) for memories in layers]

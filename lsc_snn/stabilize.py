@@ -39,7 +39,7 @@ class StabilizeReport:
     sweeps: int
     seconds: float
     history: tuple[RadiusReport, ...]
-    """The report before each sweep, in order, and the last. Those on the way are taken with fewer products."""
+    """The report before each sweep, in order, and the last."""
     reasons: tuple[str, ...]
     """One line for each transition and rate that is not where it should be: layer, what, and why."""
 
@@ -125,9 +125,9 @@ def stabilize(
     # the knobs, which secant steps need.
     batch_of_sweep = itertools.chain([first], stream)
 
-    def measured(num_matvecs: int | None) -> RadiusReport:
+    def measured() -> RadiusReport:
         grid = trace(model, next(batch_of_sweep), call=call, generator=_seeded(generator, seed))
-        return report_of(grid, num_matvecs=num_matvecs, seed=seed)
+        return report_of(grid, seed=seed)
 
     def visited(time_generator: torch.Generator) -> Grid:
         return trace(model, next(batch_of_sweep), num_times=1, call=call, generator=time_generator)
@@ -158,7 +158,7 @@ def stabilize(
         after = history[-1]
         if goal.badness(after) > 1:
             _restore(best_parameters)
-            after = measured(None)
+            after = measured()
     except BaseException:
         _restore(kept)
         raise

@@ -85,7 +85,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     that draws noise draws the same in every block.
     """
     attributes = [(module, dict(module.__dict__), dict(module._buffers)) for module in model.modules()]
-    contents = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    # The forward gets copies: restoring what it wrote into a buffer would change what the recorded graph refers to.
+    copies = {id(buffer): buffer.clone() for buffer in model.buffers()}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     try:
         with torch.random.fork_rng(devices):
@@ -93,15 +94,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             for device in devices:
                 torch.cuda.default_generators[device].manual_seed(0)
             model.eval()
+            for module, _, buffers in attributes:
+                module._buffers.update({name: copies.get(id(buffer)) for name, buffer in buffers.items()})
             yield
     finally:
         for module, own, buffers in attributes:
             for current, before in ((module.__dict__, own), (module._buffers, buffers)):
                 current.clear()
                 current.update(before)
-        with torch.no_grad():
-            for buffer, content in contents:
-                buffer.copy_(content)
 
 
 Replacement = Callable[[Handled, tuple[Any, ...], dict[str, Any]], Any]

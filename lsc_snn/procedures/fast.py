@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 from lsc_snn.measure import RadiusReport
 from lsc_snn.procedures.goal import Dial, Goal, movable
-from lsc_snn.spectral import NUM_MATVECS
 
 _MAX_STEP = math.log(4.0)
 """Largest change of a knob in one sweep."""
@@ -17,8 +16,6 @@ _WAKE = 0.25
 """Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
 _COLLAPSE = 0.1
 """Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
-_COARSE = NUM_MATVECS // 2
-"""Products of a radius on the way."""
 _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
 
@@ -145,18 +142,15 @@ class Fast:
         return step != 0
 
 
-def run(goal: Goal, measure: Callable[[int | None], RadiusReport], max_sweeps: int) -> Iterator[RadiusReport]:
+def run(goal: Goal, measure: Callable[[], RadiusReport], max_sweeps: int) -> Iterator[RadiusReport]:
     """Sweep until the goal is reached, no knob moves, or ``max_sweeps`` are spent; yield a report before every sweep.
 
-    ``measure(num_matvecs)`` measures the model as it is. On the way half of the products are enough to steer by; the
-    first report and any that claims the goal are taken with all.
+    ``measure()`` measures the model as it is.
     """
     procedure = Fast(goal)
-    for sweep in range(max_sweeps):
-        report = measure(_COARSE if sweep else None)
-        if sweep and goal.badness(report) <= 1:
-            report = measure(None)
+    for _ in range(max_sweeps):
+        report = measure()
         yield report
         if goal.badness(report) <= 1 or not procedure.sweep(report):
             return
-    yield measure(None)
+    yield measure()

@@ -32,7 +32,7 @@ _STEADY = 20
 def run(
     goal: Goal,
     visit: Callable[[torch.Generator], Grid],
-    measure: Callable[[int | None], RadiusReport],
+    measure: Callable[[], RadiusReport],
     parameters: list[nn.Parameter],
     max_sweeps: int,
     generator: torch.Generator,
@@ -44,12 +44,12 @@ def run(
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
-        yield measure(None)
+        yield measure()
         return
     optimizer = Lookahead(
         AdaBelief(trained, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY), k=_LOOKAHEAD_STEPS, alpha=_LOOKAHEAD_SHARE
     )
-    yield measure(None)
+    yield measure()
     steady = 0
     for _ in range(max_sweeps):
         report, radii = _radii(visit(generator), generator)
@@ -61,7 +61,7 @@ def run(
         _correct(goal, report)
         if float(torch.rand((), generator=generator)) < _SHUFFLE:
             _shuffle(trained, generator)
-    yield measure(None)
+    yield measure()
 
 
 def _radii(grid: Grid, generator: torch.Generator) -> tuple[RadiusReport, list[Tensor]]:
