@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONS
 .PHONY: demo test lint bench
 
 demo: .venv/installed-test
-	$(BIN)/lsc-snn demo
+	$(BIN)/lsc-snn demo --threads 1  # networks this small run slower on two
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest

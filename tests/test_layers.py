@@ -38,7 +38,7 @@ def test_a_passed_state_continues_the_sequence(kind, cut):
         if part is not None:
             torch.testing.assert_close(part, expected, rtol=0, atol=1e-13)
     gradients = [torch.autograd.grad(s.v.sum(), layer.weight, retain_graph=True)[0] for s in (final, end)]
-    torch.testing.assert_close(*gradients), "through the state too"
+    torch.testing.assert_close(*gradients)  # through the state too
 
 
 @pytest.mark.parametrize("counted", [False, True])
