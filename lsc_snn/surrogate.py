@@ -55,7 +55,7 @@ class Surrogate:
     A subclass sets `name` and `derivative`; `derivative` must be built of differentiable tensor operations, since the
     gradient of a radius is a derivative of f.
 
-    Arguments: `dampening`, the peak f(0) > 0 (0.5 as in the LSC paper's networks), without unit; `sharpness` > 0, in
+    Arguments: `dampening`, the peak f(0) > 0 (the LSC paper's networks take 0.5), without unit; `sharpness` > 0, in
     units of 1 / x: f has area dampening / sharpness. Raises TypeError or ValueError if one is not a positive number.
     """
 

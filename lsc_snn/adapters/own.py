@@ -30,10 +30,10 @@ def _steps_of(inputs: Inputs) -> Iterable[Tensor]:
 class SpikingAdapter(Adapter):
     """LIF, ALIF, LSNN. The memory is (v,) or (v, a).
 
-    Knobs, the multiplicative rule of the LSC paper: the depth radius is moved by all that sets the scale of the
-    potential (input weights, bias, threshold, adaptation strength), so that, but for the recurrent current, the spikes
-    stay the same and only the surrogate is seen through another window; the time radius by the recurrent weights and
-    both decays together, which scales the whole time transition and keeps the balance of leak and recurrence.
+    Knobs: input weights and bias move the depth radius; a cut below one half takes threshold and beta along, without
+    which the layer would fall silent. Recurrent weights, both decays and beta move the time radius together, which
+    scales the whole time transition and keeps the balance of leak and recurrence; so does the threshold where the soft
+    reset passes gradient, since it is then a part of that transition.
     """
 
     def run(self, module: SpikingLayer, inputs: Inputs, state: NeuronState | None = None) -> Pass:
@@ -72,12 +72,12 @@ class SpikingAdapter(Adapter):
         return (torch.stack(outputs), now), memories
 
     def knobs(self, module: SpikingLayer) -> Knobs:
-        """Return the knobs of the layer; the time knob of a feed-forward layer turns its decays alone."""
+        """Return the knobs of the layer; a feed-forward layer has no recurrent weights in its time knob."""
         scale = (module.threshold_raw, module.beta_raw)
         attached = module.reset == "soft" and not module.detach_reset
         louder, smaller = _knob((module.weight, module.bias)), _knob((module.weight, module.bias), scale)
         return Knobs(
-            depth=Knob(smaller.parameters, lambda factor: (smaller if factor < 0.5 else louder).turn(factor)),
+            depth=Knob(louder.parameters, lambda factor: (smaller if factor < 0.5 else louder).turn(factor)),
             time=_knob(
                 (module.recurrent_raw,), scale if attached else (module.beta_raw,), (module.alpha_raw, module.rho_raw)
             ),
