@@ -25,6 +25,8 @@ from lsc_snn.trace import Call, Inputs, handled_modules, trace
 PROCEDURES = ("fast", "paper")
 RATE_BAND = (0.01, 0.5)
 """Default band of the mean firing rate, in spikes per unit and step: a layer outside is silent or saturated."""
+_NUM_TIMES, _COARSE_TIMES = 8, 4
+"""Time steps of each sample in a measurement: that of ``measure``, and of one on the way."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,9 @@ def stabilize(
     # the knobs, which secant steps need.
     batch_of_sweep = itertools.chain([first], stream)
 
-    def measured() -> RadiusReport:
-        grid = trace(model, next(batch_of_sweep), call=call, generator=_seeded(generator, seed))
+    def measured(coarse: bool = False) -> RadiusReport:
+        times = _COARSE_TIMES if coarse else _NUM_TIMES
+        grid = trace(model, next(batch_of_sweep), num_times=times, call=call, generator=_seeded(generator, seed))
         return report_of(grid, seed=seed)
 
     def visited(time_generator: torch.Generator) -> Grid:

@@ -39,6 +39,11 @@ class Knob:
     turn: Callable[[float], None]
 
 
+def movable(knob: Knob | None) -> bool:
+    """Say whether a knob has a parameter that is not frozen."""
+    return knob is not None and any(parameter.requires_grad for parameter in knob.parameters)
+
+
 class Knobs(NamedTuple):
     """The knobs of a layer; None where there is nothing to turn.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lsc_snn import _parametrize
-from lsc_snn.adapters.base import Adapter, Knob, Knobs, Pass, register_adapter
+from lsc_snn.adapters.base import Adapter, Knob, Knobs, Pass, movable, register_adapter
 from lsc_snn.events import EventBatch
 from lsc_snn.grid import Memory, Points, Step
 from lsc_snn.layers import LI, Inputs, SpikingLayer
@@ -76,8 +76,10 @@ class SpikingAdapter(Adapter):
         scale = (module.threshold_raw, module.beta_raw)
         attached = module.reset == "soft" and not module.detach_reset
         louder, smaller = _knob((module.weight, module.bias)), _knob((module.weight, module.bias), scale)
+        if not movable(louder):  # frozen weights: a threshold that moved alone would not set the radius
+            smaller = louder
         return Knobs(
-            depth=Knob(louder.parameters, lambda factor: (smaller if factor < 0.5 else louder).turn(factor)),
+            depth=Knob(smaller.parameters, lambda factor: (smaller if factor < 0.5 else louder).turn(factor)),
             time=_knob(
                 (module.recurrent_raw,), scale if attached else (module.beta_raw,), (module.alpha_raw, module.rho_raw)
             ),

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+from lsc_snn.adapters.base import movable
 from lsc_snn.measure import RadiusReport
-from lsc_snn.procedures.goal import Dial, Goal, movable
+from lsc_snn.procedures.goal import Dial, Goal
 
-_MAX_STEP = math.log(4.0)
-"""Largest change of a knob in one sweep."""
+_MAX_STEP = math.log(3.0)
+"""Largest change of a knob in one sweep. At 4, layers whose input still grows overshoot into a scale at which few
+potentials lie in the surrogate's window, and radii are rough."""
 _SLOPES = (0.7, 2.0)
 """Bounds of the secant slope d log radius / d log knob. The paper's multiplicative rule is slope 1 throughout."""
 _WAKE = 0.25
 """Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
 _COLLAPSE = 0.1
 """Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
+_PATIENCE, _RESTART = 6, 1 / 8
+"""Sweeps that a layer may fail on ready ground before it, and all above, start again at this share of their scale."""
 _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
 
@@ -90,6 +94,7 @@ class Fast:
         self._goal = goal
         self._secants: dict[tuple[str, int], Secant] = {}
         self._rates = [RateDial(goal.rate_band) for _ in goal.knobs]
+        self._failures = [0] * len(goal.knobs)
 
     def sweep(self, report: RadiusReport) -> bool:
         """Turn the knobs once; return whether anything moved.
@@ -101,7 +106,11 @@ class Fast:
         dials = self._goal.dials(report)
         for index, rate in enumerate(report.rates.tolist()):
             mine = [dial for dial in dials if dial.layer == index]
-            held = held and self._is_right(index, rate, mine)
+            if held and not self._is_right(rate, mine):
+                held = False
+                self._failures[index] += 1
+                if self._failures[index] > _PATIENCE and self._restart(index):
+                    return True
             if not held:
                 moved |= self._turn_threshold(index, rate)
                 for dial in mine:
@@ -113,12 +122,26 @@ class Fast:
                 moved |= self._turn(dial, silent=False)
         return moved
 
-    def _is_right(self, index: int, rate: float, dials: list[Dial]) -> bool:
+    def _is_right(self, rate: float, dials: list[Dial]) -> bool:
         if self._goal.rate_excess(rate):
             return False
-        if movable(self._goal.knobs[index].threshold) and self._rates[index].wants(rate):
-            return False
         return all(dial.error <= _HOLD * self._goal.tolerance for dial in dials if movable(dial.knob))
+
+    def _restart(self, lowest: int) -> bool:
+        """Take a layer and all above it to a small scale, from which their radii rise again; say whether that moved.
+
+        There all potentials lie in the surrogate's window, and a radius follows its knob. At a large scale few do, and
+        the mean radius jumps with every change of a spike.
+        """
+        moved = False
+        for index, knobs in list(enumerate(self._goal.knobs))[lowest:]:
+            self._failures[index] = 0
+            for knob in (knobs.depth, knobs.time):
+                if knob is not None and movable(knob):
+                    knob.turn(_RESTART)
+                    moved = True
+        self._secants = {key: secant for key, secant in self._secants.items() if key[1] < lowest}
+        return moved
 
     def _turn(self, dial: Dial, *, silent: bool) -> bool:
         if dial.knob is None or not movable(dial.knob):
@@ -142,15 +165,21 @@ class Fast:
         return step != 0
 
 
-def run(goal: Goal, measure: Callable[[], RadiusReport], max_sweeps: int) -> Iterator[RadiusReport]:
+def run(goal: Goal, measure: Callable[[bool], RadiusReport], max_sweeps: int) -> Iterator[RadiusReport]:
     """Sweep until the goal is reached, no knob moves, or ``max_sweeps`` are spent; yield a report before every sweep.
 
-    ``measure()`` measures the model as it is.
+    ``measure(coarse)`` measures the model as it is; a coarse report, from fewer points, leads on the way. The first and
+    the last are not, nor is any after one that found the goal not quite reached.
     """
     procedure = Fast(goal)
-    for _ in range(max_sweeps):
-        report = measure()
+    coarse = False
+    for index in range(max_sweeps):
+        report = measure(coarse)
+        if coarse and goal.badness(report) <= 1:
+            coarse = False
+            report = measure(coarse)
         yield report
         if goal.badness(report) <= 1 or not procedure.sweep(report):
             return
-    yield measure()
+        coarse |= index == 0
+    yield measure(False)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from lsc_snn.adapters.base import Knob, Knobs
+from lsc_snn.adapters.base import Knob, Knobs, movable
 from lsc_snn.measure import RadiusReport
 from lsc_snn.theory import Target
 from lsc_snn.trace import Handled
@@ -85,11 +85,6 @@ class Goal:
             if self.rate_excess(rate):
                 lines.append(f"{name}: firing rate {rate:.3g} outside {low:g} to {high:g} per step")
         return tuple(lines)
-
-
-def movable(knob: Knob | None) -> bool:
-    """Say whether a knob has a parameter that is not frozen."""
-    return knob is not None and any(parameter.requires_grad for parameter in knob.parameters)
 
 
 def _why(knob: Knob | None) -> str:

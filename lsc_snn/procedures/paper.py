@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from lsc_snn.adapters.base import movable
 from lsc_snn.grid import Grid, Transition, square
 from lsc_snn.measure import RadiusReport, report_from
 from lsc_snn.optim import AdaBelief, Lookahead
-from lsc_snn.procedures.goal import Goal, movable
+from lsc_snn.procedures.goal import Goal
 from lsc_snn.spectral import radius
 
 _LEARNING_RATE, _WEIGHT_DECAY = 7.2e-3, 1e-4
