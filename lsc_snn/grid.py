@@ -1,13 +1,16 @@
 """The grid of transitions: what ``trace`` records of a forward pass, and the Jacobians that follow from it.
 
 Every record holds K *points*: (time step, sample) pairs drawn from the pass. A transition is the batch of K Jacobians
-at those points, kept as a linear operator: products by differentiation, never a matrix unless asked.
+at those points, kept as a linear operator: products by differentiation, or by a closed form that a step brings along,
+never a matrix unless asked.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,39 @@ Memory = tuple[Tensor, ...]
 """The differentiable tensors that a layer carries to its next step, each (K, ...): (v, a) for ALIF."""
 Step = Callable[[Tensor, Memory], tuple[Tensor, Memory]]
 """One time step of a layer, pure: what arrives (K, ...) and the memory, to what leaves and the next memory."""
+
+
+class ClosedForm(ABC):
+    """The products of a transition written out, for speed alone: the same numbers as by differentiation.
+
+    Everything that does not depend on the vector is computed when it is made. It holds tensors without a graph.
+    """
+
+    @abstractmethod
+    def rmatvec(self, vectors: Tensor) -> Tensor:
+        """Return M^T u, (K, cols), for u (K, rows)."""
+
+    @abstractmethod
+    def matvec(self, vectors: Tensor) -> Tensor:
+        """Return M v, (K, rows), for v (K, cols)."""
+
+    def block(self, row_index: Tensor, col_index: Tensor) -> ClosedForm | None:
+        """Return the closed form of a sub-block; None, the default, where it would cost no less than the whole."""
+        return None
+
+
+@runtime_checkable
+class ClosedStep(Protocol):
+    """A ``Step`` that also knows its Jacobians in closed form; any callable will do as a step, this one is faster."""
+
+    def __call__(self, arrived: Tensor, memory: Memory, /) -> tuple[Tensor, Memory]:
+        """Do the step."""
+
+    def closed_time(self, memory: Memory) -> ClosedForm:
+        """Return d(next memory) / d(memory)."""
+
+    def closed_depth(self, arrived: Tensor, memory: Memory) -> ClosedForm:
+        """Return d(what leaves) / d(arrived)."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +93,12 @@ class Transition:
 
     ``outputs`` (K, ...) carries a graph to the sources, in which a point depends on that point alone. Products cost one
     backward pass over the graph; they work for any function that autograd can differentiate once (``matvec``, and
-    gradients of either product in the parameters: twice).
+    gradients of either product in the parameters: twice). Where there is a ``closed`` form, products without
+    ``create_graph`` are its.
     """
 
-    def __init__(self, outputs: Tensor, sources: Sequence[Source]) -> None:
+    def __init__(self, outputs: Tensor, sources: Sequence[Source], closed: ClosedForm | None = None) -> None:
+        self.closed = closed
         self._outputs = outputs.flatten(1)
         self._sources = tuple(sources)
         self._cotangent: Tensor | None = None
@@ -86,6 +124,11 @@ class Transition:
 
         With ``create_graph`` the product is differentiable in the parameters of the step (and in u).
         """
+        if self.closed is not None and not create_graph:
+            return self.closed.rmatvec(vectors.detach())
+        return self._pull(vectors, create_graph=create_graph)
+
+    def _pull(self, vectors: Tensor, *, create_graph: bool) -> Tensor:
         if not self._outputs.requires_grad:
             return vectors.new_zeros(self.batch, self.cols)
         with torch.set_grad_enabled(create_graph):  # whatever mode the caller is in
@@ -105,9 +148,11 @@ class Transition:
 
         Forward-mode rules are not needed, which the surrogates of other libraries lack.
         """
+        if self.closed is not None:
+            return self.closed.matvec(vectors.detach())
         if self._pulled is None:
             self._cotangent = torch.zeros_like(self._outputs, requires_grad=True)
-            self._pulled = self.rmatvec(self._cotangent, create_graph=True)
+            self._pulled = self._pull(self._cotangent, create_graph=True)
         if self._cotangent is None or not self._pulled.requires_grad:
             return vectors.new_zeros(self.batch, self.rows)
         (product,) = torch.autograd.grad(
@@ -116,9 +161,9 @@ class Transition:
         return product
 
     def to_dense(self, *, create_graph: bool = False) -> Tensor:
-        """Return the K Jacobians as a tensor (K, rows, cols): the oracle of the estimators, one product per row."""
+        """Return the K Jacobians as a tensor (K, rows, cols): the oracle of the estimators, by differentiation alone."""
         identity = torch.eye(self.rows, dtype=self.dtype, device=self.device)
-        rows = [self.rmatvec(unit.expand(self.batch, -1), create_graph=create_graph) for unit in identity]
+        rows = [self._pull(unit.expand(self.batch, -1), create_graph=create_graph) for unit in identity]
         return torch.stack(rows, 1)
 
 
@@ -129,14 +174,19 @@ class Block:
         self._whole, self._row_index, self._col_index = whole, row_index, col_index
         self.batch, self.rows, self.cols = whole.batch, len(row_index), len(col_index)
         self.dtype, self.device = whole.dtype, whole.device
+        self.closed = None if whole.closed is None else whole.closed.block(row_index, col_index)
 
     def rmatvec(self, vectors: Tensor, *, create_graph: bool = False) -> Tensor:
         """Return M^T u for the block."""
+        if self.closed is not None and not create_graph:
+            return self.closed.rmatvec(vectors.detach())
         full = vectors.new_zeros(self.batch, self._whole.rows).index_copy(1, self._row_index, vectors)
         return self._whole.rmatvec(full, create_graph=create_graph)[:, self._col_index]
 
     def matvec(self, vectors: Tensor) -> Tensor:
         """Return M v for the block."""
+        if self.closed is not None:
+            return self.closed.matvec(vectors.detach())
         full = vectors.new_zeros(self.batch, self._whole.cols).index_copy(1, self._col_index, vectors)
         return self._whole.matvec(full)[:, self._row_index]
 
@@ -188,13 +238,17 @@ class LayerRecord:
         with torch.enable_grad():
             _, after = self.step(self.arrived.detach(), memory)
             outputs = torch.cat([tensor.flatten(1) for tensor in after], 1)
-        return Transition(outputs, [Source(leaf) for leaf in memory])
+        closed = self.step.closed_time(self.memory) if isinstance(self.step, ClosedStep) else None
+        return Transition(outputs, [Source(leaf) for leaf in memory], closed)
 
     def depth(self) -> Transition:
         """Return the depth transition dy/d(below): output of the step by what left the layer underneath."""
         with torch.enable_grad():
             output, _ = self.step(self.arrived, self.memory)
-        return Transition(output, [self.below])
+        closed = None
+        if isinstance(self.step, ClosedStep) and self.arrived is self.below.leaf:  # nothing stands in between
+            closed = self.step.closed_depth(self.arrived, self.memory)
+        return Transition(output, [self.below], closed)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from lsc_snn.adapters.base import Adapter, Knob, Knobs, Pass, movable, register_
 from lsc_snn.events import EventBatch
 from lsc_snn.grid import Memory, Points, Step
 from lsc_snn.layers import LI, Inputs, SpikingLayer
+from lsc_snn.linearise import ClosedDepth, ClosedTime, closed_depth, closed_time
 from lsc_snn.neurons import NeuronState, step
 
 
@@ -25,6 +27,28 @@ def _before(sequence: Tensor, first: Tensor, points: Points) -> Tensor:
 
 def _steps_of(inputs: Inputs) -> Iterable[Tensor]:
     return (inputs.to_dense() if isinstance(inputs, EventBatch) else inputs).unbind(0)
+
+
+@dataclass(frozen=True)
+class _SpikingStep:
+    """The pure step at K points, where the refractory counters (K, N) are part of it, and its Jacobians."""
+
+    module: SpikingLayer
+    refractory: Tensor | None
+
+    def __call__(self, arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        output, now = self.module.step(arrived, self._state(memory))
+        return output, _memory_of(now)
+
+    def closed_time(self, memory: Memory) -> ClosedTime:
+        return closed_time(self._state(memory), self.module.neuron_parameters())
+
+    def closed_depth(self, arrived: Tensor, memory: Memory) -> ClosedDepth:
+        module = self.module
+        return closed_depth(module.current(arrived), self._state(memory), module.neuron_parameters(), module.weight)
+
+    def _state(self, memory: Memory) -> NeuronState:
+        return NeuronState(memory[0], memory[1] if len(memory) > 1 else None, self.refractory)
 
 
 class SpikingAdapter(Adapter):
@@ -44,15 +68,11 @@ class SpikingAdapter(Adapter):
         def at(points: Points) -> tuple[Step, Memory]:
             pairs = zip(after, first, strict=True)
             rows = [None if s is None or f is None else _before(s, f, points) for s, f in pairs]
-            memory = tuple(row for row in rows[:2] if row is not None)
-            refractory = rows[2]
-
-            def one_step(arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-                before = NeuronState(memory[0], memory[1] if len(memory) > 1 else None, refractory)
-                output, now = module.step(arrived, before)
-                return output, _memory_of(now)
-
-            return one_step, memory
+            closed = _SpikingStep(module, rows[2])
+            kind = type(module)
+            known = kind.step is SpikingLayer.step and kind.current is SpikingLayer.current
+            # Of a subclass that steps otherwise the Jacobians are not known: a bound method is a step and no more.
+            return closed if known else closed.__call__, tuple(row for row in rows[:2] if row is not None)
 
         return Pass(inputs, z, lambda output: (output, final), at)
 
