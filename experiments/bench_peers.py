@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lsc_snn.layers import LIF, Inputs
+from lsc_snn.events import Inputs
+from lsc_snn.layers import LIF
 
 TAU = 10.0
 """Membrane time constant, in steps."""

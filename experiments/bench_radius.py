@@ -81,7 +81,7 @@ def row_of(case: Case, *, rounds: int = 7) -> Row:
         "state variables": 2 * case.units,
         "batch": case.batch,
         "surrogate": case.surrogate,
-        "firing rate": record.activity,
+        "firing rate": record.rate,
         "power ms": 1e3 * fast,
         "exact ms": 1e3 * once["exact"],
         "of it eigenvalues ms": 1e3 * statistics.median(eigenvalue_seconds),

@@ -387,3 +387,7 @@ def _check_range(name: str, values: Tensor, lower: int, upper: int) -> None:
         entry = int(outside.nonzero()[0])
         got = f"{int(values[entry])} at entry {entry}"
         raise ValueError(f"{name}: expected values in {lower}..{upper - 1}, got {got}; check indices and sizes")
+
+
+Inputs = Tensor | EventBatch
+"""What a model takes: a dense tensor, time first, or events."""

@@ -15,6 +15,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from lsc_snn.knobs import Knob, Knobs
+
 Memory = tuple[Tensor, ...]
 """The differentiable tensors that a layer carries to its next step, each (K, ...): (v, a) for ALIF."""
 Step = Callable[[Tensor, Memory], tuple[Tensor, Memory]]
@@ -68,24 +70,19 @@ class Points:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a signal starts: a leaf that gradients are taken to, with one row at each of K points.
+    """Where a signal starts: leaves that gradients are taken to, in which each of K points finds its row.
 
-    ``points`` is None where the leaf's rows are the K points themselves, else the leaf is a sequence (T, B, ...).
+    ``leaves`` is one tensor, or several of one shape that are stacked; ``index`` then picks the K rows (None: the rows
+    are the points themselves).
     """
 
-    leaf: Tensor
-    points: Points | None = None
+    leaves: tuple[Tensor, ...]
+    index: tuple[Tensor, ...] | None = None
 
-    def rows(self, gradient: Tensor) -> Tensor:
-        """Return the (K, cols) rows of a gradient of the leaf."""
-        return (gradient if self.points is None else self.points.take(gradient)).flatten(1)
-
-    def spread(self, rows: Tensor) -> Tensor:
-        """Return a leaf-shaped tensor that holds the (K, cols) rows at the points, and zeros elsewhere."""
-        if self.points is None:
-            return rows.reshape(self.leaf.shape)
-        full = torch.zeros_like(self.leaf)
-        return full.index_put((self.points.times, self.points.samples), rows.reshape(len(rows), *self.leaf.shape[2:]))
+    def rows(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return the (K, cols) rows of tensors of the shapes of the leaves."""
+        whole = tensors[0] if len(tensors) == 1 else torch.stack(list(tensors))
+        return (whole if self.index is None else whole[self.index]).flatten(1)
 
 
 class Transition:
@@ -104,8 +101,7 @@ class Transition:
         self._cotangent: Tensor | None = None
         self._pulled: Tensor | None = None
         with torch.no_grad():
-            widths = [source.rows(source.leaf).shape[1] for source in self._sources]
-        self._widths = widths
+            widths = [source.rows(source.leaves).shape[1] for source in self._sources]
         self.batch, self.rows = self._outputs.shape
         self.cols = sum(widths)
 
@@ -132,15 +128,18 @@ class Transition:
         if not self._outputs.requires_grad:
             return vectors.new_zeros(self.batch, self.cols)
         with torch.set_grad_enabled(create_graph):  # whatever mode the caller is in
-            gradients = torch.autograd.grad(
-                self._outputs,
-                [source.leaf for source in self._sources],
-                vectors,
-                retain_graph=True,
-                create_graph=create_graph,
-                materialize_grads=True,
+            leaves = [leaf for source in self._sources for leaf in source.leaves]
+            gradients = iter(
+                torch.autograd.grad(
+                    self._outputs,
+                    leaves,
+                    vectors,
+                    retain_graph=True,
+                    create_graph=create_graph,
+                    materialize_grads=True,
+                )
             )
-            rows = [source.rows(gradient) for source, gradient in zip(self._sources, gradients, strict=True)]
+            rows = [source.rows([next(gradients) for _ in source.leaves]) for source in self._sources]
             return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
     def matvec(self, vectors: Tensor) -> Tensor:
@@ -161,7 +160,7 @@ class Transition:
         return product
 
     def to_dense(self, *, create_graph: bool = False) -> Tensor:
-        """Return the K Jacobians as a tensor (K, rows, cols): the oracle of the estimators, by differentiation alone."""
+        """Return the K Jacobians as a tensor (K, rows, cols): the estimators' oracle, by differentiation alone."""
         identity = torch.eye(self.rows, dtype=self.dtype, device=self.device)
         rows = [self._pull(unit.expand(self.batch, -1), create_graph=create_graph) for unit in identity]
         return torch.stack(rows, 1)
@@ -214,13 +213,18 @@ def square(transition: Transition, generator: torch.Generator) -> Operator:
     return Block(transition, choose(transition.rows), choose(transition.cols))
 
 
+_NO_KNOBS = Knobs()
+
+
 @dataclass(frozen=True)
 class LayerRecord:
-    """What one layer did at the K points.
+    """What one layer did at the K points, and what moves its radii.
 
     ``arrived`` (K, ...) is its input, with a graph back to ``below`` (the layer underneath, or the model's input);
-    ``memory`` is what it carried into the step; ``left`` is where its output starts, for the layer above; ``activity``
-    is the mean of its output over valid steps, the firing rate of a spiking layer.
+    ``memory`` is what it carried into the step; ``rate`` is the firing rate over valid steps, NaN where there are no
+    spikes. ``later`` are the inputs of the steps after, one for each step of latency: a cell that integrates first and
+    emits a step later hands its input up only then. ``own`` is the layer's output of the step before, where the user's
+    forward feeds it back into ``arrived``.
     """
 
     name: str
@@ -229,35 +233,52 @@ class LayerRecord:
     arrived: Tensor
     below: Source
     memory: Memory
-    left: Source
-    activity: float
+    rate: float
+    knobs: Knobs = _NO_KNOBS
+    later: tuple[Tensor, ...] = ()
+    own: Source | None = None
 
     def time(self) -> Transition:
-        """Return the time transition dm'/dm: memory after the step by memory before it."""
-        memory = tuple(tensor.detach().requires_grad_() for tensor in self.memory)
+        """Return the time transition dm'/dm: memory after the step by memory before it.
+
+        What the user's forward feeds back counts as memory: as a function of the memory it adds no eigenvalue.
+        """
+        memory = tuple(tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in self.memory)
         with torch.enable_grad():
-            _, after = self.step(self.arrived.detach(), memory)
-            outputs = torch.cat([tensor.flatten(1) for tensor in after], 1)
+            output, after = self.step(self.arrived.detach() if self.own is None else self.arrived, memory)
+            carried = after if self.own is None else (*after, output)
+            outputs = torch.cat([tensor.flatten(1) for tensor in carried if tensor.is_floating_point()], 1)
+        sources = [Source((leaf,)) for leaf in memory if leaf.requires_grad]
+        if self.own is not None:
+            return Transition(outputs, [*sources, self.own])
         closed = self.step.closed_time(self.memory) if isinstance(self.step, ClosedStep) else None
-        return Transition(outputs, [Source(leaf) for leaf in memory], closed)
+        return Transition(outputs, sources, closed)
 
     def depth(self) -> Transition:
         """Return the depth transition dy/d(below): output of the step by what left the layer underneath."""
         with torch.enable_grad():
-            output, _ = self.step(self.arrived, self.memory)
+            output, memory = self.step(self.arrived, self.memory)
+            for arrived in self.later:
+                output, memory = self.step(arrived, memory)
         closed = None
-        if isinstance(self.step, ClosedStep) and self.arrived is self.below.leaf:  # nothing stands in between
+        if isinstance(self.step, ClosedStep) and self.arrived is self.below.leaves[0]:  # nothing stands in between
             closed = self.step.closed_depth(self.arrived, self.memory)
         return Transition(output, [self.below], closed)
 
 
 @dataclass(frozen=True)
+class Decoder:
+    """The way from the last layer to the output: ``transition()`` makes d output / d y_L; ``knob`` moves its radius."""
+
+    name: str
+    transition: Callable[[], Transition]
+    knob: Knob | None
+
+
+@dataclass(frozen=True)
 class Grid:
-    """A model as transitions at K points: its layers from the input up, and the decoder, where there is one.
+    """A model as transitions at K ``points``: its layers from the input up, and the decoder, where there is one."""
 
-    ``decoder`` makes the transition d output / d y_L; ``readout`` is its module, if an adapter knows it.
-    """
-
+    points: Points
     layers: tuple[LayerRecord, ...]
-    decoder: Callable[[], Transition] | None
-    readout: tuple[str, nn.Module] | None
+    decoder: Decoder | None

@@ -15,12 +15,10 @@ from torch.nn import functional
 
 from lsc_snn import _checks, _parametrize
 from lsc_snn import surrogate as surrogates
-from lsc_snn.events import EventBatch
+from lsc_snn.events import EventBatch, Inputs
 from lsc_snn.neurons import RESETS, NeuronParameters, NeuronState, Reset, initial_state, step
 from lsc_snn.scan import scan
 from lsc_snn.surrogate import Surrogate
-
-Inputs = Tensor | EventBatch
 
 
 def _per_unit(name: str, value: float | Tensor, num_units: int, like: Tensor) -> Tensor:

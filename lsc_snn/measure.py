@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lsc_snn import _checks
+from lsc_snn.events import Inputs
 from lsc_snn.grid import Grid, Transition, square
+from lsc_snn.recording import undisturbed, unrolled
 from lsc_snn.spectral import METHODS, Method, radius
-from lsc_snn.trace import Call, Handled, Inputs, check_inputs, handled_modules, replaced_forwards, trace, undisturbed
+from lsc_snn.trace import Call, Handled, check_inputs, handled_modules, replaced_forwards, trace
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class RadiusReport:
     names: tuple[str, ...]
     """Layer names as in ``model.named_modules()``, from the input up; L of them."""
     time: Tensor
-    """(L,) radius of each layer's time transition."""
+    """(L,) radius of each layer's time transition; empty for a feed-forward model."""
     depth: Tensor
     """(L-1,) radius of the transition from each layer to the next."""
     encoder: float
@@ -34,7 +36,7 @@ class RadiusReport:
     decoder: float
     """Radius from the last layer to the output; NaN where the output has no time axis, so that there is none."""
     rates: Tensor
-    """(L,) mean output over valid steps: the firing rate, in spikes per unit and step."""
+    """(L,) firing rate over valid steps, in spikes per unit and step; NaN for a layer that does not spike."""
 
     def entries(self) -> list[tuple[str, str, float]]:
         """Return (transition kind, layer name, radius) of every transition, input first."""
@@ -42,7 +44,8 @@ class RadiusReport:
         for index, name in enumerate(self.names):
             if index:
                 rows.append(("depth", name, float(self.depth[index - 1])))
-            rows.append(("time", name, float(self.time[index])))
+            if len(self.time):
+                rows.append(("time", name, float(self.time[index])))
         return rows if math.isnan(self.decoder) else [*rows, ("decoder", "output", self.decoder)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,9 +64,9 @@ class RadiusReport:
         width = max(len("decoder"), *(len(name) for name in self.names))
         lines = [f"{'layer':<{width}}  {'time':>8}  {'depth':>8}  {'rate':>8}"]
         from_below = [self.encoder, *self.depth.tolist()]
-        columns = zip(self.names, self.time.tolist(), from_below, self.rates.tolist(), strict=True)
-        for name, time, depth, rate in columns:
-            lines.append(f"{name:<{width}}  {_cell(time)}  {_cell(depth)}  {rate:8.4f}")
+        times = [_cell(time) for time in self.time.tolist()] or [" " * 8] * len(self.names)
+        for name, time, depth, rate in zip(self.names, times, from_below, self.rates.tolist(), strict=True):
+            lines.append(f"{name:<{width}}  {time}  {_cell(depth)}  {_rate_cell(rate)}")
         if not math.isnan(self.decoder):
             lines.append(f"{'decoder':<{width}}  {'':>8}  {_cell(self.decoder)}")
         return "\n".join(lines)
@@ -77,6 +80,10 @@ def _plain(value: float) -> float | str | None:
 
 def _cell(value: float) -> str:
     return f"{'dead':>8}" if value == 0 else f"{value:8.3f}"
+
+
+def _rate_cell(rate: float) -> str:
+    return " " * 8 if math.isnan(rate) else f"{rate:8.4f}"
 
 
 def measure(
@@ -122,8 +129,8 @@ def report_of(grid: Grid, *, method: Method = "power", num_matvecs: int | None =
         return float(radius(block, method=method, num_matvecs=num_matvecs, generator=generator).double().mean())
 
     depth = [mean_radius(layer.depth()) for layer in grid.layers]
-    time = [mean_radius(layer.time()) for layer in grid.layers]
-    return report_from(grid, time, depth, math.nan if grid.decoder is None else mean_radius(grid.decoder()))
+    time = [mean_radius(layer.time()) for layer in grid.layers if layer.memory]
+    return report_from(grid, time, depth, math.nan if grid.decoder is None else mean_radius(grid.decoder.transition()))
 
 
 def report_from(grid: Grid, time: list[float], depth: list[float], decoder: float) -> RadiusReport:
@@ -134,7 +141,7 @@ def report_from(grid: Grid, time: list[float], depth: list[float], decoder: floa
         depth=_column(depth[1:]),
         encoder=depth[0],
         decoder=decoder,
-        rates=_column([layer.activity for layer in grid.layers]),
+        rates=_column([layer.rate for layer in grid.layers]),
     )
 
 
@@ -160,21 +167,20 @@ def gradient_profile(
     """
     handled = handled_modules(model)
     check_inputs(model, inputs)
-    layers: list[list[tuple[Tensor, ...]]] = []
+    columns: dict[str, list[tuple[Tensor, ...]]] = {}
 
     def unroll(entry: Handled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        returned, memories = entry.adapter.unroll(entry.module, *args, **kwargs)
-        if entry.adapter.role == "layer":
-            layers.append(memories)
-        return returned
+        into = {} if entry.adapter.role == "readout" else columns
+        return unrolled(entry.name, entry.module, entry.adapter, into, args, kwargs)
 
     with undisturbed(model), replaced_forwards(handled, unroll), torch.enable_grad():
         output = model(inputs) if call is None else call(model, inputs)
         scalar = _projected(_last_valid(_tensor_of(output), inputs), generator)
+    layers = list(columns.values())
     nodes = [tensor for memories in layers for memory in memories for tensor in memory]
     gradients = iter(torch.autograd.grad(scalar, nodes, materialize_grads=True))
-    columns = [_norms([[next(gradients) for _ in memory] for memory in memories]) for memories in layers]
-    return torch.stack(columns, 1)
+    norms = [_norms([[next(gradients) for _ in memory] for memory in memories]) for memories in layers]
+    return torch.stack(norms, 1)
 
 
 def _norms(steps: Sequence[Sequence[Tensor]]) -> Tensor:

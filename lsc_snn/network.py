@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lsc_snn import _checks
-from lsc_snn.layers import ALIF, LI, LIF, LSNN, Inputs, SpikingLayer
+from lsc_snn.events import Inputs
+from lsc_snn.layers import ALIF, LI, LIF, LSNN, SpikingLayer
 
 NEURONS: dict[str, Callable[..., SpikingLayer]] = {"LIF": LIF, "ALIF": ALIF, "LSNN": LSNN}
 

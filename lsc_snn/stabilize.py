@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from lsc_snn import _checks
-from lsc_snn.events import EventBatch
+from lsc_snn.events import EventBatch, Inputs
 from lsc_snn.grid import Grid
 from lsc_snn.measure import RadiusReport, draw_seed, report_of
 from lsc_snn.procedures import fast, paper
 from lsc_snn.procedures.goal import Goal, knobs_of
 from lsc_snn.theory import Target
-from lsc_snn.trace import Call, Inputs, handled_modules, trace
+from lsc_snn.trace import Call, handled_modules, trace
 
 PROCEDURES = ("fast", "paper")
 RATE_BAND = (0.01, 0.5)
@@ -117,7 +117,7 @@ def stabilize(
     low, high = rate_band
     if not 0 <= low < high:
         raise ValueError(f"rate_band: expected 0 <= low < high, got {rate_band}; the default is {RATE_BAND}")
-    handled = handled_modules(model)
+    handled_modules(model)
     stream = _cycle(batches)
     first = next(stream)
     start = time.perf_counter()
@@ -144,7 +144,7 @@ def stabilize(
             Target.parse(target, first.shape[0], len(names)),
             tolerance,
             (low, high),
-            *knobs_of(handled, names, grid.readout),
+            *knobs_of(grid),
         )
         if procedure == "fast":
             reports = fast.run(goal, measured, max_sweeps)
@@ -169,7 +169,7 @@ def stabilize(
         before=history[0],
         after=after,
         target=goal.target,
-        converged=goal.badness(after) <= 1,
+        converged=not goal.reasons(after),
         sweeps=len(history) - 1,
         seconds=time.perf_counter() - start,
         history=tuple(history),

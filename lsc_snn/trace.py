@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lsc_snn import _checks
-from lsc_snn.adapters.base import Adapter, Pass, find_adapters
-from lsc_snn.events import EventBatch
-from lsc_snn.grid import Grid, LayerRecord, Points, Source, Transition
+from lsc_snn.adapters.base import AnyAdapter, SequenceAdapter, find_adapters
+from lsc_snn.assemble import Assembly
+from lsc_snn.events import EventBatch, Inputs
+from lsc_snn.grid import Grid, Memory
+from lsc_snn.recording import CellRow, Row, SequenceRow, run_by_steps, undisturbed
 
-Inputs = Tensor | EventBatch
 Call = Callable[[nn.Module, Any], Any]
 """How to run a model on one batch; ``model(inputs)`` by default."""
 
@@ -24,13 +25,7 @@ class Handled(NamedTuple):
 
     name: str
     module: nn.Module
-    adapter: Adapter
-
-
-class _Called(NamedTuple):
-    handled: Handled
-    done: Pass
-    leaf: Tensor
+    adapter: AnyAdapter
 
 
 def handled_modules(model: nn.Module) -> list[Handled]:
@@ -41,7 +36,10 @@ def handled_modules(model: nn.Module) -> list[Handled]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     found = [Handled(*entry) for entry in find_adapters(model)]
-    if not any(entry.adapter.role == "layer" for entry in found):
+    if any(entry.adapter.role == "layer" for entry in found):
+        return [entry for entry in found if entry.adapter.role != "feedforward"]
+    found = [entry for entry in found if entry.adapter.role == "feedforward"]
+    if not found:
         raise ValueError(
             f"model: expected at least one layer that can be measured, got {type(model).__name__} with none; "
             "use the layers of lsc_snn, or teach it yours with lsc_snn.register_adapter"
@@ -61,10 +59,10 @@ def check_inputs(model: nn.Module, inputs: Inputs) -> None:
         )
     if not isinstance(inputs, EventBatch):
         _checks.check_float("inputs", inputs)
-        if inputs.dim() < 3 or inputs.numel() == 0:
+        if inputs.dim() < 2 or inputs.numel() == 0:
             raise ValueError(
-                "inputs: expected (time steps, batch, features...), none of them empty, "
-                f"got shape {tuple(inputs.shape)}"
+                "inputs: expected (time steps, batch, features...), or (batch, features...) for a model without time, "
+                f"none of them empty, got shape {tuple(inputs.shape)}"
             )
     for name, parameter in model.named_parameters():
         if parameter.device != inputs.device:
@@ -75,33 +73,6 @@ def check_inputs(model: nn.Module, inputs: Inputs) -> None:
         _checks.check_finite(f"parameter {name}", parameter)
     if not isinstance(inputs, EventBatch):
         _checks.check_finite("inputs", inputs)
-
-
-@contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run a block with the model in eval mode, and afterwards undo what it did to the model and the random states.
-
-    Undone are training flags, buffers, and plain attributes that a forward sets (a hidden state, a counter). A model
-    that draws noise draws the same in every block.
-    """
-    attributes = [(module, dict(module.__dict__), dict(module._buffers)) for module in model.modules()]
-    # The forward gets copies: restoring what it wrote into a buffer would change what the recorded graph refers to.
-    copies = {id(buffer): buffer.clone() for buffer in model.buffers()}
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices):
-            torch.default_generator.manual_seed(0)
-            for device in devices:
-                torch.cuda.default_generators[device].manual_seed(0)
-            model.eval()
-            for module, _, buffers in attributes:
-                module._buffers.update({name: copies.get(id(buffer)) for name, buffer in buffers.items()})
-            yield
-    finally:
-        for module, own, buffers in attributes:
-            for current, before in ((module.__dict__, own), (module._buffers, buffers)):
-                current.clear()
-                current.update(before)
 
 
 Replacement = Callable[[Handled, tuple[Any, ...], dict[str, Any]], Any]
@@ -164,96 +135,64 @@ def trace(
     handled = handled_modules(model)
     check_inputs(model, inputs)
     start = inputs if isinstance(inputs, EventBatch) else inputs.detach().requires_grad_()
-    called: list[_Called] = []
+    rows: dict[str, Row] = {}
+    counts = dict.fromkeys((entry.name for entry in handled), 0)
 
     def record(entry: Handled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with torch.no_grad():
-            done = entry.adapter.run(entry.module, *args, **kwargs)
-        leaf = done.output.detach().requires_grad_()
-        called.append(_Called(entry, done, leaf))
-        return done.returned(leaf)
+        counts[entry.name] += 1
+        return _record_call(rows, entry, args, kwargs)
 
     with undisturbed(model), replaced_forwards(handled, record), torch.enable_grad():
         output = model(start) if call is None else call(model, start)
 
-    _check_calls(handled, called)
-    layers = [entry for entry in called if entry.handled.adapter.role == "layer"]
-    readouts = [entry for entry in called if entry.handled.adapter.role == "readout"]
-    points, valid = _choose_points(inputs, layers[0].leaf, num_times, generator)
-    records = []
-    below: Tensor | EventBatch = start
-    for entry in layers:
-        records.append(_record(entry, below, points, valid))
-        below = entry.leaf
-    if readouts:
-        last = _record(readouts[-1], below, points, valid)
-        return Grid(tuple(records), last.depth, (last.name, last.module))
-    return Grid(tuple(records), _output_transition(output, layers[-1].leaf, points), None)
+    _check_calls(handled, counts, rows)
+    return Assembly(list(rows.values()), start, model).grid(output, num_times, generator)
 
 
-def _check_calls(handled: list[Handled], called: list[_Called]) -> None:
-    names = [entry.handled.name for entry in called]
+def _record_call(rows: dict[str, Row], entry: Handled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Record one call of a handled module, and return what its forward returns."""
+    name, module, adapter = entry
+    if isinstance(adapter, SequenceAdapter):
+        with torch.no_grad():
+            done = adapter.run(module, *args, **kwargs)
+        row = rows[name] = SequenceRow(name, module, adapter, done)
+        return done.returned(row.leaf)
+    if not adapter.over_time(module):
+        cell = rows.setdefault(name, CellRow(name, module, adapter))
+        return cell.call(args, kwargs) if isinstance(cell, CellRow) else None
+    signal, memory = adapter.unpack(module, *args, **kwargs)
+    parts = adapter.parts(module)
+    last: Memory = ()
+    size = len(memory) // len(parts)
+    for index, part in enumerate(parts):
+        done, after = run_by_steps(adapter, part, signal, memory[index * size : (index + 1) * size])
+        full_name = name if len(parts) == 1 else f"{name}.{index}"
+        row = rows[full_name] = SequenceRow(full_name, part, adapter, done)
+        signal = row.leaf
+        last += after
+    return adapter.pack(module, signal, last)
+
+
+def _check_calls(handled: list[Handled], counts: dict[str, int], rows: dict[str, Row]) -> None:
+    for name, count in counts.items():
+        if count == 0:
+            raise ValueError(f"layer {name!r}: expected a call in every forward pass, got none; remove it, or call it")
     for entry in handled:
-        count = names.count(entry.name)
-        if count != 1:
+        once = isinstance(entry.adapter, SequenceAdapter) or entry.adapter.over_time(entry.module)
+        if once and counts[entry.name] != 1:
             raise ValueError(
-                f"layer {entry.name!r}: expected one call for each forward pass, got {count}; "
-                "a layer of the grid is one module, called once on the whole sequence"
+                f"layer {entry.name!r}: expected one call for each forward pass, got {counts[entry.name]}; "
+                "a sequence module is called once, on the whole sequence"
             )
-
-
-def _choose_points(
-    inputs: Inputs, like: Tensor, num_times: int, generator: torch.Generator | None
-) -> tuple[Points, Tensor]:
-    """Return the points, and which (step, sample) are valid, (T, B) bool."""
-    steps, batch = like.shape[:2]
-    lengths = torch.full((batch,), steps, device=like.device)
-    if isinstance(inputs, EventBatch):
-        lengths = inputs.lengths.to(like.device)
-    share = torch.full((), 0.5) if generator is None else torch.rand(num_times, batch, generator=generator)
-    # Disjoint whole shares of a sample's steps: a point that came twice would enter its own products twice.
-    edges = torch.arange(num_times + 1, device=like.device)[:, None] * lengths // num_times
-    widths = edges.diff(dim=0)
-    times = edges[:-1] + (share.to(like.device) * widths).long()
-    samples = torch.arange(batch, device=like.device).expand(num_times, -1)
-    valid = torch.arange(steps, device=like.device)[:, None] < lengths
-    return Points(times[widths > 0], samples[widths > 0]), valid
-
-
-def _record(entry: _Called, below: Tensor | EventBatch, points: Points, valid: Tensor) -> LayerRecord:
-    arrived, source = _arrival(entry, below, points)
-    step, memory = entry.done.at(points)
-    activity = entry.leaf.detach().flatten(2).mean(2)[valid].mean()
-    name, module, _ = entry.handled
-    return LayerRecord(name, module, step, arrived, source, memory, Source(entry.leaf, points), float(activity))
-
-
-def _arrival(entry: _Called, below: Tensor | EventBatch, points: Points) -> tuple[Tensor, Source]:
-    """Return what arrived at the points, and the source that it depends on."""
-    inputs = entry.done.inputs
-    if isinstance(inputs, EventBatch):
-        rows = inputs.rows(points.times, points.samples)
-    elif inputs is below:
-        rows = points.take(inputs.detach())
-    elif isinstance(below, EventBatch):
-        raise ValueError(
-            f"layer {entry.handled.name!r}: expected the model's EventBatch as its input, got a tensor made from it; "
-            "give the model inputs.to_dense() to measure what stands in between"
-        )
-    else:
-        return points.take(inputs), Source(below, points)
-    rows = rows.detach().requires_grad_()
-    return rows, Source(rows)
-
-
-def _output_transition(output: Any, top: Tensor, points: Points) -> Callable[[], Transition] | None:
-    """Return the decoder of a model without a known readout: output by y_L, if the output has a time axis."""
-    tensor = output[0] if isinstance(output, tuple | list) and output else output
-    if not isinstance(tensor, Tensor) or tensor.dim() < 3 or tensor.shape[:2] != top.shape[:2]:
-        return None
-
-    def decoder() -> Transition:
-        with torch.enable_grad():
-            return Transition(points.take(tensor), [Source(top, points)])
-
-    return decoder
+    first = next(iter(rows.values()))
+    for row in rows.values():
+        if isinstance(row, CellRow) and row.cut and row.adapter.role != "feedforward":
+            raise ValueError(
+                f"layer {row.name!r}: expected a gradient from step to step, got none: {row.cut}; "
+                "measure the model with its whole sequence in one graph"
+            )
+        if row.shape != first.shape:
+            raise ValueError(
+                f"layer {row.name!r}: expected as many steps and samples as layer {first.name!r} has, {first.shape}, "
+                f"got {row.shape}; call every layer once for each time step"
+            )

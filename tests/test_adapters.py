@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from cases import normal, seeded
 from lsc_snn import ALIF, LI, LIF, EventBatch, Network, NetworkConfig, gradient_profile, measure, register_adapter
-from lsc_snn.adapters import Adapter, Knob, Knobs, Pass, base, find_adapters
+from lsc_snn.adapters import Knob, Knobs, Pass, SequenceAdapter, base, find_adapters
 from lsc_snn.adapters.own import ReadoutAdapter, SpikingAdapter
 from lsc_snn.grid import Points
 from reference import KINDS, drive, make_layer
@@ -31,7 +31,7 @@ class Leaky(nn.Module):
         return torch.stack(outputs)
 
 
-class LeakyAdapter(Adapter):
+class LeakyAdapter(SequenceAdapter):
     """What the documentation asks of an adapter, and nothing more."""
 
     def run(self, module, x):
@@ -84,7 +84,7 @@ def test_the_nearest_class_wins_and_subclasses_inherit():
     class Special(ALIF):
         pass
 
-    class Own(Adapter):
+    class Own(SequenceAdapter):
         run = unroll = knobs = None
 
     model = nn.ModuleDict(
@@ -104,7 +104,7 @@ def test_the_outermost_known_module_is_handled_as_a_whole():
             super().__init__()
             self.inner = LIF(3, 4)
 
-    class Own(Adapter):
+    class Own(SequenceAdapter):
         run = unroll = knobs = None
 
     model = nn.ModuleList([Whole(), LIF(3, 4)])
@@ -121,7 +121,7 @@ def test_only_adapters_for_modules_are_registered():
         register_adapter(int, LeakyAdapter())
     with pytest.raises(TypeError, match=r"module_type: expected a subclass of torch.nn.Module, got Linear\("):
         register_adapter(nn.Linear(1, 1), LeakyAdapter())
-    with pytest.raises(TypeError, match=r"adapter: expected an lsc_snn.adapters.Adapter, got ABCMeta"):
+    with pytest.raises(TypeError, match=r"adapter: expected an lsc_snn.adapters.StepAdapter, got ABCMeta"):
         register_adapter(nn.Linear, LeakyAdapter)
 
 

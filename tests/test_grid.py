@@ -19,7 +19,7 @@ def curved(x, scale=1.0):
 
 def transition(device="cpu"):
     x = normal(K, COLS, seed=1, device=device).requires_grad_()
-    return Transition(curved(x), [Source(x)]), torch.stack([jacobian(curved, row) for row in x.detach()])
+    return Transition(curved(x), [Source((x,))]), torch.stack([jacobian(curved, row) for row in x.detach()])
 
 
 def test_products_are_those_of_the_dense_jacobian(device):
@@ -37,7 +37,7 @@ def test_products_are_those_of_the_dense_jacobian(device):
 
 def test_several_sources_are_columns_side_by_side():
     x, y = normal(K, 2, 3, seed=1).requires_grad_(), normal(K, 2, seed=5).requires_grad_()
-    op = Transition((x.sum(2) * y).sin(), [Source(x), Source(y)])
+    op = Transition((x.sum(2) * y).sin(), [Source((x,)), Source((y,))])
     dense = torch.stack(
         [
             torch.cat([j.flatten(1) for j in jacobian(lambda a, b: (a.sum(1) * b).sin(), (x[k], y[k]))], 1)
@@ -53,23 +53,19 @@ def test_several_sources_are_columns_side_by_side():
 def test_a_source_may_be_rows_of_a_sequence():
     points = Points(torch.tensor([0, 4, 2]), torch.tensor([1, 0, 1]))
     sequence = normal(5, 2, COLS, seed=1).requires_grad_()
-    op = Transition(points.take(curved(sequence)), [Source(sequence, points)])
+    op = Transition(points.take(curved(sequence)), [Source((sequence,), (points.times, points.samples))])
     dense = torch.stack([jacobian(curved, row) for row in points.take(sequence).detach()])
     torch.testing.assert_close(op.to_dense(), dense)
     v = normal(K, COLS, seed=3)
     torch.testing.assert_close(op.matvec(v), torch.einsum("krc,kc->kr", dense, v))
-    source = Source(sequence, points)
-    spread = source.spread(v)
-    assert spread.shape == sequence.shape
-    assert torch.equal(source.rows(spread), v)
-    assert int(spread.any(2).sum()) == K
-    assert torch.equal(Source(v.reshape(K, 2, 3)).spread(v), v.reshape(K, 2, 3))
+    by_steps = Source(tuple(sequence.unbind(0)), (points.times, points.samples))
+    assert torch.equal(by_steps.rows(by_steps.leaves), points.take(sequence).flatten(1))
 
 
 def test_an_output_that_depends_on_no_source_is_a_zero_transition():
     x, w = normal(K, COLS).requires_grad_(), normal(ROWS).requires_grad_()
     for output in (torch.ones(K, ROWS, dtype=torch.float64), w.expand(K, -1) * 2):
-        op = Transition(output, [Source(x)])
+        op = Transition(output, [Source((x,))])
         assert not op.matvec(normal(K, COLS)).any()
         assert not op.rmatvec(normal(K, ROWS)).any()
         assert op.to_dense().shape == (K, ROWS, COLS)
@@ -79,14 +75,14 @@ def test_an_output_that_depends_on_no_source_is_a_zero_transition():
 def test_products_with_a_graph_are_differentiable_in_the_parameters():
     scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     x, u = normal(K, COLS, seed=1).requires_grad_(), normal(K, ROWS, seed=4)
-    op = Transition(curved(x, scale), [Source(x)])
+    op = Transition(curved(x, scale), [Source((x,))])
     (through_product,) = torch.autograd.grad((op.rmatvec(u, create_graph=True) ** 2).sum(), scale, retain_graph=True)
     (through_dense,) = torch.autograd.grad(
         (torch.einsum("krc,kr->kc", op.to_dense(create_graph=True), u) ** 2).sum(), scale
     )
     step, values = 1e-6, []
     for moved in (0.7 + step, 0.7 - step):
-        shifted = Transition(curved(x, moved), [Source(x)])
+        shifted = Transition(curved(x, moved), [Source((x,))])
         values.append((shifted.rmatvec(u) ** 2).sum())
     expected = (values[0] - values[1]) / (2 * step)
     torch.testing.assert_close(through_product, expected, rtol=1e-6, atol=1e-8)
@@ -116,7 +112,7 @@ def test_square_takes_a_random_block_of_the_smaller_side():
     assert len(chosen) > 3, "another generator, another block"
     assert torch.equal(square(op, seeded(3)).to_dense(), block.to_dense())
     x = normal(K, ROWS).requires_grad_()
-    same = Transition(curved(x), [Source(x)])
+    same = Transition(curved(x), [Source((x,))])
     assert square(same, seeded()) is same
 
 
@@ -125,7 +121,7 @@ def test_the_radius_of_a_random_matrix_follows_from_its_norm(rows, cols):
     """Girko's circular law: a Gaussian matrix, or a block of one, has radius ||M||_F / sqrt(max(rows, cols))."""
     x = normal(1, cols).requires_grad_()
     weight = normal(rows, cols, seed=7) * 0.05
-    op = Transition(x @ weight.T, [Source(x)])
+    op = Transition(x @ weight.T, [Source((x,))])
     expected = weight.norm() / max(rows, cols) ** 0.5
     found = torch.stack([radius(square(op, seeded(seed)), method="exact")[0] for seed in range(3)]).mean()
     assert float(found / expected) == pytest.approx(1, abs=0.08)

@@ -129,7 +129,7 @@ def test_a_report_holds_the_mean_radii_of_the_grid(method, device):
     assert report.time.tolist() == pytest.approx(expected, rel=1e-6)
     expected = [float(radii(layer.depth().to_dense()).mean()) for layer in grid.layers[1:]]
     assert report.depth.tolist() == pytest.approx(expected, rel=1e-6)
-    assert report.rates.tolist() == pytest.approx([layer.activity for layer in grid.layers])
+    assert report.rates.tolist() == pytest.approx([layer.rate for layer in grid.layers])
     weight = model.readout.weight.detach().cpu()
     assert 0 < report.decoder < float(torch.linalg.matrix_norm(weight, 2))
     assert 0 < report.encoder < float(torch.linalg.matrix_norm(model.layers[0].weight.detach().cpu(), 2))

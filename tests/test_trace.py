@@ -64,8 +64,8 @@ def test_transitions_of_a_layer_are_the_dense_jacobians_of_its_step(kind, reset,
     layer, _ = make_layer(kind, reset=reset, refractory=refractory, detach_reset=False)
     x = drive(20)
     _, states = run_by_steps(layer, x, layer.initial_state(3))
-    record = trace(layer, x, num_times=6).layers[0]
-    points = record.left.points
+    grid = trace(layer, x, num_times=6)
+    record, points = grid.layers[0], grid.points
     check(record.time(), at_points(points, lambda t, b: time_jacobian(layer, x[t, b : b + 1], row(states[t], b))))
     check(record.depth(), at_points(points, lambda t, b: depth_jacobian(layer, x[t, b : b + 1], row(states[t], b))))
 
@@ -76,8 +76,9 @@ def test_what_stands_between_layers_is_part_of_the_depth_transition():
     y2, states2 = run_by_steps(model.second, model.between(y1), model.second.initial_state(3))
     grid = trace(model, x, num_times=5)
     first, second = grid.layers
-    assert (first.name, second.name, grid.readout) == ("first", "second", None)
-    points = first.left.points
+    assert (first.name, second.name, grid.decoder.name) == ("first", "second", "output")
+    assert {id(p) for p in grid.decoder.knob.parameters} == {id(p) for p in model.head.parameters()}
+    points = grid.points
     encoder = at_points(
         points, lambda t, b: depth_jacobian(model.first, x[t, b : b + 1], row(states1[t], b), model.before)
     )
@@ -93,9 +94,9 @@ def test_what_stands_between_layers_is_part_of_the_depth_transition():
     head = at_points(
         points, lambda t, b: torch.autograd.functional.jacobian(lambda y: model.head(y).sigmoid(), y2[t, b])
     )
-    check(grid.decoder(), head)
+    check(grid.decoder.transition(), head)
     with torch.no_grad():
-        check(grid.decoder(), head)
+        check(grid.decoder.transition(), head)
         check(second.depth(), depth)
 
 
@@ -106,8 +107,11 @@ def test_an_output_without_a_time_axis_has_no_decoder():
 def test_the_decoder_of_a_readout_is_its_input_matrix():
     network = Network(NetworkConfig(5, 3, num_layers=1, num_units=6)).double()
     grid = trace(network, drive(15), num_times=2)
-    assert grid.readout == ("readout", network.readout)
-    check(grid.decoder(), network.readout.weight.detach().expand(6, -1, -1))
+    assert grid.decoder.name == "readout"
+    assert {id(p) for p in grid.decoder.knob.parameters} == {id(p) for p in network.readout.parameters()} - {
+        id(network.readout.alpha_raw)
+    }
+    check(grid.decoder.transition(), network.readout.weight.detach().expand(6, -1, -1))
 
 
 def test_events_give_the_transitions_of_the_dense_tensor():
@@ -115,10 +119,10 @@ def test_events_give_the_transitions_of_the_dense_tensor():
     x = (normal(12, 3, 5) > 0.6).double()
     ours, dense = (trace(network, inputs, num_times=4) for inputs in (EventBatch.from_dense(x), x))
     for layer, expected in zip(ours.layers, dense.layers, strict=True):
-        assert layer.activity == expected.activity
+        assert layer.rate == expected.rate
         check(layer.depth(), expected.depth().to_dense())
         check(layer.time(), expected.time().to_dense())
-    check(ours.decoder(), dense.decoder().to_dense())
+    check(ours.decoder.transition(), dense.decoder.transition().to_dense())
 
 
 def test_a_passed_state_is_the_memory_before_the_first_step():
@@ -134,10 +138,11 @@ def test_a_passed_state_is_the_memory_before_the_first_step():
             return self.layer(x, state)[0]
 
     x = drive(3)
-    record = trace(Continued(), x, num_times=3).layers[0]
+    grid = trace(Continued(), x, num_times=3)
+    record = grid.layers[0]
     _, state = layer(x)
     _, states = run_by_steps(layer, x, state)
-    points = record.left.points
+    points = grid.points
     check(record.time(), at_points(points, lambda t, b: time_jacobian(layer, x[t, b : b + 1], row(states[t], b))))
 
 
@@ -148,7 +153,7 @@ def test_points_are_distinct_valid_and_spread_over_every_sample(generator):
     batch = EventBatch.from_dense(x, lengths=lengths)
     layer = LIF(5, 6)
     for _ in range(5):
-        points = trace(layer, batch, num_times=8, generator=generator and seeded(generator)).layers[0].left.points
+        points = trace(layer, batch, num_times=8, generator=generator and seeded(generator)).points
         pairs = list(zip(points.times.tolist(), points.samples.tolist(), strict=True))
         assert len(set(pairs)) == len(pairs)
         for sample, length in enumerate(lengths.tolist()):
@@ -165,7 +170,7 @@ def test_a_generator_draws_the_steps_and_repeats():
     layer, _ = make_layer("LIF")
 
     def times(generator):
-        return trace(layer, x, num_times=4, generator=generator).layers[0].left.points.times
+        return trace(layer, x, num_times=4, generator=generator).points.times
 
     assert torch.equal(times(seeded(1)), times(seeded(1)))
     assert not torch.equal(times(seeded(1)), times(seeded(2)))
@@ -182,14 +187,14 @@ def test_a_short_sample_does_not_enter_its_own_products_twice():
     torch.testing.assert_close(op.rmatvec(u), torch.einsum("krc,kr->kc", op.to_dense(), u))
 
 
-def test_activity_is_the_rate_over_valid_steps():
+def test_the_rate_is_the_mean_over_valid_steps():
     x = (normal(12, 3, 5) > 0).float()
     lengths = torch.tensor([12, 4, 7])
     x = x * (torch.arange(12)[:, None] < lengths)[:, :, None]
     layer = LIF(5, 6, threshold=0.2, generator=seeded())
     z = layer(x)[0].detach()
     expected = sum(float(z[:length, b].sum()) for b, length in enumerate(lengths.tolist())) / (6 * 23)
-    found = trace(layer, EventBatch.from_dense(x, lengths=lengths)).layers[0].activity
+    found = trace(layer, EventBatch.from_dense(x, lengths=lengths)).layers[0].rate
     assert found == pytest.approx(expected)
     assert 0 < found < 1
 
@@ -244,13 +249,13 @@ class Densified(nn.Module):
 @pytest.mark.parametrize(
     ("model", "inputs", "error", "message"),
     [
-        (Twice(0), torch.ones(9, 2, 5), ValueError, "layer 'layer': expected one call for each forward pass, got 0"),
+        (Twice(0), torch.ones(9, 2, 5), ValueError, "layer 'layer': expected a call in every forward pass, got none"),
         (Twice(2), torch.ones(9, 2, 5), ValueError, "layer 'layer': expected one call for each forward pass, got 2"),
         (nn.Linear(5, 5), torch.ones(9, 2, 5), ValueError, "model: expected at least one layer that can be measured"),
         (LI(5, 5), torch.ones(9, 2, 5), ValueError, "model: expected at least one layer that can be measured"),
         (trace, torch.ones(9, 2, 5), TypeError, "model: expected a torch.nn.Module, got function"),
-        (LIF(5, 5), torch.ones(9, 5), ValueError, "inputs: expected .time steps, batch, features...., none of them"),
-        (LIF(5, 5), torch.ones(0, 2, 5), ValueError, "inputs: expected .time steps, batch, features...., none of them"),
+        (LIF(5, 5), torch.ones(5), ValueError, "inputs: expected .time steps, batch, features...."),
+        (LIF(5, 5), torch.ones(0, 2, 5), ValueError, "inputs: expected .time steps, batch, features...."),
         (LIF(5, 5), torch.ones(9, 2, 5).long(), TypeError, "inputs: expected a floating-point tensor"),
         (LIF(5, 5), torch.full((9, 2, 5), math.nan), ValueError, "inputs: expected finite values, got 90 NaN"),
         (LIF(5, 5), [1.0], TypeError, "inputs: expected a torch.Tensor, got list"),

@@ -4,6 +4,18 @@ A new architecture is one new file here. Adapters of this package are found by t
 from and imported only then, so that ``import lsc_snn`` needs torch and numpy alone.
 """
 
-from lsc_snn.adapters.base import Adapter, Knob, Knobs, Pass, find_adapters, register_adapter
+from lsc_snn.adapters.base import Adapter, Pass, SequenceAdapter, StepAdapter, find_adapters, register_adapter
+from lsc_snn.knobs import Knob, Knobs, multiplied, together
 
-__all__ = ["Adapter", "Knob", "Knobs", "Pass", "find_adapters", "register_adapter"]
+__all__ = [
+    "Adapter",
+    "Knob",
+    "Knobs",
+    "Pass",
+    "SequenceAdapter",
+    "StepAdapter",
+    "find_adapters",
+    "multiplied",
+    "register_adapter",
+    "together",
+]

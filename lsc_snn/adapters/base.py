@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from lsc_snn.events import EventBatch
 from lsc_snn.grid import Memory, Points, Step
+from lsc_snn.knobs import Knobs
 
 
 class Pass(NamedTuple):
@@ -28,38 +28,25 @@ class Pass(NamedTuple):
     at: Callable[[Points], tuple[Step, Memory]]
 
 
-@dataclass(frozen=True)
-class Knob:
-    """A one-parameter family of changes to a layer: ``turn(f)`` multiplies what it moves by f > 0, in place.
-
-    ``parameters`` are all that it may move; the frozen ones (``requires_grad`` False) it leaves as they are.
-    """
-
-    parameters: tuple[nn.Parameter, ...]
-    turn: Callable[[float], None]
-
-
-def movable(knob: Knob | None) -> bool:
-    """Say whether a knob has a parameter that is not frozen."""
-    return knob is not None and any(parameter.requires_grad for parameter in knob.parameters)
-
-
-class Knobs(NamedTuple):
-    """The knobs of a layer; None where there is nothing to turn.
-
-    ``depth`` and ``time`` raise the radius of that transition; ``threshold`` lowers the firing rate.
-    """
-
-    depth: Knob | None
-    time: Knob | None
-    threshold: Knob | None = None
-
-
 class Adapter(ABC):
-    """How to run a sequence module, step it and move its radii."""
+    """What the library knows about one kind of module. Use ``StepAdapter``, or ``SequenceAdapter`` for fused ones."""
 
-    role: Literal["layer", "readout"] = "layer"
-    """A layer is a row of the grid; a readout is the decoder."""
+    role: Literal["layer", "readout", "feedforward"] = "layer"
+    """A layer is a row of the grid; a readout is the decoder; a feed-forward layer is a row if no layer has memory."""
+
+    spiking: bool = False
+    """Whether the output is spikes, whose rate is kept inside a band."""
+
+    @abstractmethod
+    def knobs(self, module: Any) -> Knobs:
+        """Return the knobs of the module.
+
+        Without a depth knob, the parameters that act last on what arrives (a linear layer in front) are the knob.
+        """
+
+
+class SequenceAdapter(Adapter):
+    """An adapter of sequence modules that know how to run fast over time."""
 
     @abstractmethod
     def run(self, module: Any, *args: Any, **kwargs: Any) -> Pass:
@@ -69,29 +56,61 @@ class Adapter(ABC):
     def unroll(self, module: Any, *args: Any, **kwargs: Any) -> tuple[Any, list[Memory]]:
         """Do as forward, by single differentiable steps; return its return value and the memory after every step."""
 
+
+class StepAdapter(Adapter):
+    """An adapter of modules that say themselves what one step is: four short methods, and the rest follows.
+
+    Cells (called once a time step, in a loop of the user's) and sequence modules (``over_time``) are both of this kind.
+    ``step`` must be pure: what the module keeps inside belongs into the memory. While it runs, changes of the module's
+    attributes are undone.
+    """
+
     @abstractmethod
-    def knobs(self, module: Any) -> Knobs:
-        """Return the knobs of the module."""
+    def unpack(self, module: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Memory]:
+        """Return what arrives, (B, ...) or (T, B, ...) for a sequence, and the memory, from the arguments of a call."""
+
+    @abstractmethod
+    def step(self, module: Any, arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """Do one time step: what leaves, and the next memory, in the order of ``unpack``."""
+
+    @abstractmethod
+    def pack(self, module: Any, output: Tensor, memory: Memory) -> Any:
+        """Return what the module's forward returns (and keep inside the module what it keeps)."""
+
+    def over_time(self, module: Any) -> bool:
+        """Say whether one call runs the whole sequence; else it is one step. False here."""
+        return False
+
+    def parts(self, module: Any) -> tuple[Any, ...]:
+        """Return the layers of a stacked module, from the input up, each of which ``step`` takes as its module.
+
+        The memory of ``unpack`` and ``pack`` is then that of the parts, one after the other. Here the module itself.
+        """
+        return (module,)
 
 
-_ADAPTERS: dict[type[nn.Module], Adapter] = {}
-_LAZY = {"lsc_snn": "lsc_snn.adapters.own"}
+AnyAdapter = StepAdapter | SequenceAdapter
+_ADAPTERS: dict[type[nn.Module], AnyAdapter] = {}
+_LAZY = {
+    "lsc_snn": "lsc_snn.adapters.own",
+    "norse": "lsc_snn.adapters.norse",
+}
 """Top-level package of a module's class -> the file that registers the adapters for it."""
 
 
-def register_adapter(module_type: type[nn.Module], adapter: Adapter) -> None:
+def register_adapter(module_type: type[nn.Module], adapter: AnyAdapter) -> None:
     """Make an adapter known for a module class and its subclasses; the nearest class in the hierarchy wins.
 
     Raises TypeError where either is not what it should be.
     """
     if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
         raise TypeError(f"module_type: expected a subclass of torch.nn.Module, got {module_type!r}")
-    if not isinstance(adapter, Adapter):
-        raise TypeError(f"adapter: expected an lsc_snn.adapters.Adapter, got {type(adapter).__name__}")
+    if not isinstance(adapter, AnyAdapter):
+        raise TypeError(f"adapter: expected an lsc_snn.adapters.StepAdapter, got {type(adapter).__name__}")
     _ADAPTERS[module_type] = adapter
 
 
-def _adapter_of(module: nn.Module) -> Adapter | None:
+def _adapter_of(module: nn.Module) -> AnyAdapter | None:
     for base in type(module).__mro__:
         package = base.__module__.partition(".")[0]
         if package in _LAZY:
@@ -101,7 +120,7 @@ def _adapter_of(module: nn.Module) -> Adapter | None:
     return None
 
 
-def find_adapters(model: nn.Module) -> Iterator[tuple[str, nn.Module, Adapter]]:
+def find_adapters(model: nn.Module) -> Iterator[tuple[str, nn.Module, AnyAdapter]]:
     """Yield (name, module, adapter) of the outermost modules of a model that an adapter knows, in definition order."""
     known: list[str] = []
     for name, module in model.named_modules():

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lsc_snn import _parametrize
-from lsc_snn.adapters.base import Adapter, Knob, Knobs, Pass, movable, register_adapter
-from lsc_snn.events import EventBatch
+from lsc_snn.adapters.base import Pass, SequenceAdapter, register_adapter
+from lsc_snn.events import EventBatch, Inputs
 from lsc_snn.grid import Memory, Points, Step
-from lsc_snn.layers import LI, Inputs, SpikingLayer
+from lsc_snn.knobs import Knob, Knobs, movable
+from lsc_snn.layers import LI, SpikingLayer
 from lsc_snn.linearise import ClosedDepth, ClosedTime, closed_depth, closed_time
 from lsc_snn.neurons import NeuronState, step
 
@@ -51,7 +52,7 @@ class _SpikingStep:
         return NeuronState(memory[0], memory[1] if len(memory) > 1 else None, self.refractory)
 
 
-class SpikingAdapter(Adapter):
+class SpikingAdapter(SequenceAdapter):
     """LIF, ALIF, LSNN. The memory is (v,) or (v, a).
 
     Knobs: input weights and bias move the depth radius; a cut below one half takes threshold and beta along, without
@@ -59,6 +60,8 @@ class SpikingAdapter(Adapter):
     scales the whole time transition and keeps the balance of leak and recurrence; so does the threshold where the soft
     reset passes gradient, since it is then a part of that transition.
     """
+
+    spiking = True
 
     def run(self, module: SpikingLayer, inputs: Inputs, state: NeuronState | None = None) -> Pass:
         """Run the layer once, with the fused scan."""
@@ -107,7 +110,7 @@ class SpikingAdapter(Adapter):
         )
 
 
-class ReadoutAdapter(Adapter):
+class ReadoutAdapter(SequenceAdapter):
     """The leaky-integrator readout LI. Its memory is its potential; its depth knob, the weights, moves the decoder."""
 
     role = "readout"

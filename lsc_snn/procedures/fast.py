@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from lsc_snn.adapters.base import movable
+from lsc_snn.knobs import movable
 from lsc_snn.measure import RadiusReport
 from lsc_snn.procedures.goal import Dial, Goal
 

@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import nn
-
-from lsc_snn.adapters.base import Knob, Knobs, movable
+from lsc_snn.grid import Grid
+from lsc_snn.knobs import Knob, Knobs, movable
 from lsc_snn.measure import RadiusReport
 from lsc_snn.theory import Target
-from lsc_snn.trace import Handled
 
 
 class Dial(NamedTuple):
@@ -44,7 +42,7 @@ class Goal:
     tolerance: float
     rate_band: tuple[float, float]
     knobs: tuple[Knobs, ...]
-    readout: Knobs | None
+    decoder: Knob | None
 
     def dials(self, report: RadiusReport) -> list[Dial]:
         """Return every transition of a report with its target and knob."""
@@ -52,22 +50,28 @@ class Goal:
         for index, (name, knobs) in enumerate(zip(report.names, self.knobs, strict=True)):
             kind, radius = ("depth", float(report.depth[index - 1])) if index else ("encoder", report.encoder)
             dials.append(Dial(kind, index, name, radius, self.target.depth, knobs.depth))
-            dials.append(Dial("time", index, name, float(report.time[index]), self.target.time, knobs.time))
+            if len(report.time):
+                dials.append(Dial("time", index, name, float(report.time[index]), self.target.time, knobs.time))
         if not math.isnan(report.decoder):
-            knob = None if self.readout is None else self.readout.depth
-            dials.append(Dial("decoder", len(report.names), "output", report.decoder, 1.0, knob))
+            dials.append(Dial("decoder", len(report.names), "output", report.decoder, 1.0, self.decoder))
         return dials
 
     def rate_excess(self, rate: float) -> float:
-        """Return by what factor, in log, a rate lies outside the band: negative below, positive above, 0 inside."""
+        """Return by what factor, in log, a rate lies outside the band: negative below, positive above, 0 inside.
+
+        It is 0 for NaN, the rate of a layer that does not spike.
+        """
         low, high = self.rate_band
-        if low <= rate <= high:
+        if low <= rate <= high or math.isnan(rate):
             return 0.0
         return -math.inf if rate <= 0 else math.log(rate / (high if rate > high else low))
 
     def badness(self, report: RadiusReport) -> float:
-        """Return the worst violation in units of what is allowed; at most 1 where everything is reached."""
-        radii = max(dial.error / self.tolerance for dial in self.dials(report))
+        """Return the worst violation in units of what is allowed; at most 1 where all that can be reached is.
+
+        A transition that no knob moves does not count: it would hide what happens to the others.
+        """
+        radii = max((dial.error / self.tolerance for dial in self.dials(report) if movable(dial.knob)), default=0.0)
         excess = [self.rate_excess(float(rate)) for rate in report.rates]
         rates = max((1 + abs(value) for value in excess if value), default=0.0)
         return math.inf if math.isnan(radii) else max(radii, rates)
@@ -93,21 +97,23 @@ def _why(knob: Knob | None) -> str:
     return "not reached" if movable(knob) else "all parameters that move it are frozen"
 
 
-def knobs_of(
-    handled: list[Handled], names: tuple[str, ...], readout: tuple[str, nn.Module] | None
-) -> tuple[tuple[Knobs, ...], Knobs | None]:
-    """Return the knobs of the layers ``names``, in that order, and of the readout.
+def knobs_of(grid: Grid) -> tuple[tuple[Knobs, ...], Knob | None]:
+    """Return the knobs of the layers of a grid, and that of the decoder.
 
     Raises ValueError where two layers share a parameter: turning one would turn the other.
     """
-    by_name = {entry.name: entry.adapter.knobs(entry.module) for entry in handled}
+    named = [(layer.name, knob) for layer in grid.layers for knob in layer.knobs]
+    decoder = None
+    if grid.decoder is not None:
+        decoder = grid.decoder.knob
+        named.append((grid.decoder.name, decoder))
     owner: dict[int, str] = {}
-    for name, knobs in by_name.items():
-        for parameter in {id(p): p for knob in knobs if knob is not None for p in knob.parameters}.values():
+    for name, knob in named:
+        for parameter in () if knob is None else knob.parameters:
             other = owner.setdefault(id(parameter), name)
             if other != name:
                 raise ValueError(
                     f"model: expected parameters of its own in every layer, got one shared by {other!r} and {name!r}; "
                     "untie them (or give one layer a copy) to stabilise"
                 )
-    return tuple(by_name[name] for name in names), None if readout is None else by_name[readout[0]]
+    return tuple(layer.knobs for layer in grid.layers), decoder

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from lsc_snn.adapters.base import movable
 from lsc_snn.grid import Grid, Transition, square
+from lsc_snn.knobs import movable
 from lsc_snn.measure import RadiusReport, report_from
 from lsc_snn.optim import AdaBelief, Lookahead
 from lsc_snn.procedures.goal import Goal
@@ -71,13 +71,16 @@ def _radii(grid: Grid, generator: torch.Generator) -> tuple[RadiusReport, list[T
     def mean_radius(transition: Transition) -> Tensor:
         return radius(square(transition, generator), method="exact", create_graph=True).mean()
 
-    means = [mean_radius(make()) for layer in grid.layers for make in (layer.depth, layer.time)]
-    decoder = math.nan
+    means, depth, time, decoder = [], [], [], math.nan
+    for layer in grid.layers:
+        means.append(mean_radius(layer.depth()))
+        depth.append(float(means[-1].detach()))
+        if layer.memory:
+            means.append(mean_radius(layer.time()))
+            time.append(float(means[-1].detach()))
     if grid.decoder is not None:
-        means.append(mean_radius(grid.decoder()))
+        means.append(mean_radius(grid.decoder.transition()))
         decoder = float(means[-1].detach())
-    layers = len(grid.layers)
-    depth, time = ([float(mean.detach()) for mean in means[first : 2 * layers : 2]] for first in (0, 1))
     return report_from(grid, time, depth, decoder), means
 
 

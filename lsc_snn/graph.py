@@ -1,0 +1,74 @@
+"""What an autograd graph says about a user's forward: where a signal came from, and which parameters it passed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def reached(tensor: Tensor, leaves: Iterable[Tensor]) -> set[int]:
+    """Return the ids of those ``leaves`` that a tensor depends on."""
+    wanted = {id(leaf) for leaf in leaves}
+    if tensor.grad_fn is None:
+        return {id(tensor)} & wanted
+    return {id(variable) for node in _nodes(tensor) if (variable := _variable(node)) is not None} & wanted
+
+
+def passed(tensor: Tensor, leaf: Tensor, data: Iterable[Tensor]) -> list[nn.Parameter]:
+    """Return the parameters that act on the way from a leaf to a tensor, the last to act first.
+
+    A parameter acts on the way if it enters an operation there by itself: through operations on parameters alone, such
+    as the transposition in a linear layer. ``data`` are the leaves that are no parameters, ``leaf`` among them.
+    """
+    if tensor.grad_fn is None:
+        return []
+    data_ids = {id(entry) for entry in data} | {id(leaf)}
+    nodes = _nodes(tensor)
+    holds_data: dict[Any, bool] = {}
+    on_way: dict[Any, bool] = {}
+    for node in nodes:
+        variable, children = _variable(node), _children(node)
+        holds_data[node] = id(variable) in data_ids or any(holds_data[child] for child in children)
+        on_way[node] = variable is leaf or any(on_way[child] for child in children)
+    found: dict[int, tuple[int, nn.Parameter]] = {}
+    for node in nodes:
+        if not on_way[node]:
+            continue
+        for child in (child for child in _children(node) if not holds_data[child]):
+            for inner in _nodes_from(child):
+                variable = _variable(inner)
+                if isinstance(variable, nn.Parameter):
+                    order = max(node._sequence_nr(), found.get(id(variable), (0, variable))[0])
+                    found[id(variable)] = (order, variable)
+    return [parameter for _, parameter in sorted(found.values(), key=lambda entry: -entry[0])]
+
+
+def _variable(node: Any) -> Tensor | None:
+    variable: Tensor | None = getattr(node, "variable", None)
+    return variable
+
+
+def _children(node: Any) -> list[Any]:
+    return [child for child, _ in node.next_functions if child is not None]
+
+
+def _nodes(tensor: Tensor) -> list[Any]:
+    return _nodes_from(tensor.grad_fn)
+
+
+def _nodes_from(root: Any) -> list[Any]:
+    """Return all nodes of a graph, every one after those that it depends on."""
+    ordered, seen, stack = [], {root}, [(root, iter(_children(root)))]
+    while stack:
+        node, children = stack[-1]
+        for child in children:
+            if child not in seen:
+                seen.add(child)
+                stack.append((child, iter(_children(child))))
+                break
+        else:
+            ordered.append(node)
+            stack.pop()
+    return ordered
