@@ -151,15 +151,14 @@ def stabilize(
         else:
             drawn = torch.Generator().manual_seed(seed)
             reports = paper.run(goal, visited, measured, list(model.parameters()), max_sweeps, drawn)
-        for report in reports:
+        for report, badness in reports:
             history.append(report)
-            badness = goal.badness(report)
             if best < 0 or badness < best_badness:
                 best, best_badness, best_parameters = len(history) - 1, badness, _snapshot(model)
             if progress:
                 print(f"sweep {len(history) - 1}: worst error {badness:.2f} times what is allowed", file=sys.stderr)
         after = history[-1]
-        if goal.badness(after) > 1:
+        if best_badness < badness:
             _restore(best_parameters)
             after = measured()
     except BaseException:

@@ -14,6 +14,8 @@ _MAX_STEP = math.log(3.0)
 potentials lie in the surrogate's window, and radii are rough."""
 _SLOPES = (0.7, 2.0)
 """Bounds of the secant slope d log radius / d log knob. The paper's multiplicative rule is slope 1 throughout."""
+_IDLE = 3, 0.3, 0.05
+"""A knob is stuck after so many moves in a row, each larger than this in log, with a slope below this."""
 _WAKE = 0.25
 """Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
 _COLLAPSE = 0.1
@@ -31,11 +33,18 @@ class Secant:
         self._sign, self._slope = sign, 1.0
         self._last: float | None = None
         self._moved = 0.0
+        self._idle = 0
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the reading has not followed large moves: something else holds it."""
+        return self._idle >= _IDLE[0]
 
     def step(self, reading: float, goal: float) -> float:
         """Return the change of the log knob that should bring the log ``reading`` to ``goal``."""
         if self._last is not None and abs(self._moved) > 1e-3:
             slope = self._sign * (reading - self._last) / self._moved
+            self._idle = self._idle + 1 if abs(self._moved) > _IDLE[1] and abs(slope) < _IDLE[2] else 0
             # A reading also moves with the other knobs: half of the old slope is kept, and bounds hold it positive.
             self._slope = min(max(0.5 * (self._slope + slope), _SLOPES[0]), _SLOPES[1])
         step = min(max(self._sign * (goal - reading) / self._slope, -_MAX_STEP), _MAX_STEP)
@@ -103,7 +112,7 @@ class Fast:
         depend on what is below, so that a held one stays, and the layers above settle one after the other.
         """
         moved, held = False, True
-        dials = self._goal.dials(report)
+        dials = [dial for dial in self._goal.dials(report) if (dial.kind, dial.layer) not in self.stuck]
         for index, rate in enumerate(report.rates.tolist()):
             mine = [dial for dial in dials if dial.layer == index]
             if held and not self._is_right(rate, mine):
@@ -143,6 +152,11 @@ class Fast:
         self._secants = {key: secant for key, secant in self._secants.items() if key[1] < lowest}
         return moved
 
+    @property
+    def stuck(self) -> set[tuple[str, int]]:
+        """Transitions, by (kind, layer), that their knobs have stopped to move."""
+        return {key for key, secant in self._secants.items() if secant.stuck}
+
     def _turn(self, dial: Dial, *, silent: bool) -> bool:
         if dial.knob is None or not movable(dial.knob):
             return False
@@ -165,21 +179,25 @@ class Fast:
         return step != 0
 
 
-def run(goal: Goal, measure: Callable[[bool], RadiusReport], max_sweeps: int) -> Iterator[RadiusReport]:
-    """Sweep until the goal is reached, no knob moves, or ``max_sweeps`` are spent; yield a report before every sweep.
+def run(goal: Goal, measure: Callable[[bool], RadiusReport], max_sweeps: int) -> Iterator[tuple[RadiusReport, float]]:
+    """Sweep until the goal is reached, no knob moves, or ``max_sweeps`` are spent.
 
-    ``measure(coarse)`` measures the model as it is; a coarse report, from fewer points, leads on the way. The first and
-    the last are not, nor is any after one that found the goal not quite reached.
+    Yield a report and its badness before every sweep, and the last. ``measure(coarse)`` measures the model as it is; a
+    coarse report, from fewer points, leads on the way. The first and the last are not, nor is any after one that found
+    the goal not quite reached.
     """
     procedure = Fast(goal)
     coarse = False
     for index in range(max_sweeps):
         report = measure(coarse)
-        if coarse and goal.badness(report) <= 1:
+        badness = goal.badness(report, procedure.stuck)
+        if coarse and badness <= 1:
             coarse = False
             report = measure(coarse)
-        yield report
-        if goal.badness(report) <= 1 or not procedure.sweep(report):
+            badness = goal.badness(report, procedure.stuck)
+        yield report, badness
+        if badness <= 1 or not procedure.sweep(report):
             return
         coarse |= index == 0
-    yield measure(False)
+    report = measure(False)
+    yield report, goal.badness(report, procedure.stuck)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,12 +67,14 @@ class Goal:
             return 0.0
         return -math.inf if rate <= 0 else math.log(rate / (high if rate > high else low))
 
-    def badness(self, report: RadiusReport) -> float:
+    def badness(self, report: RadiusReport, stuck: Collection[tuple[str, int]] = ()) -> float:
         """Return the worst violation in units of what is allowed; at most 1 where all that can be reached is.
 
-        A transition that no knob moves does not count: it would hide what happens to the others.
+        A transition that no knob moves, or whose (kind, layer) is ``stuck``, does not count: it would hide what happens
+        to the others.
         """
-        radii = max((dial.error / self.tolerance for dial in self.dials(report) if movable(dial.knob)), default=0.0)
+        dials = [dial for dial in self.dials(report) if movable(dial.knob) and (dial.kind, dial.layer) not in stuck]
+        radii = max((dial.error / self.tolerance for dial in dials), default=0.0)
         excess = [self.rate_excess(float(rate)) for rate in report.rates]
         rates = max((1 + abs(value) for value in excess if value), default=0.0)
         return math.inf if math.isnan(radii) else max(radii, rates)

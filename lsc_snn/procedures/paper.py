@@ -37,24 +37,28 @@ def run(
     parameters: list[nn.Parameter],
     max_sweeps: int,
     generator: torch.Generator,
-) -> Iterator[RadiusReport]:
-    """Train until steady or ``max_sweeps`` time steps are spent; yield the report of every visited step.
+) -> Iterator[tuple[RadiusReport, float]]:
+    """Train until steady or ``max_sweeps`` time steps are spent; yield the report and badness of every visited step.
 
     ``visit(generator)`` traces the model at one time step drawn from the generator. The first and the last report are
     taken by ``measure``, over all points.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+
+    def judged(report: RadiusReport) -> tuple[RadiusReport, float]:
+        return report, goal.badness(report)
+
     if not trained:
-        yield measure()
+        yield judged(measure())
         return
     optimizer = Lookahead(
         AdaBelief(trained, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY), k=_LOOKAHEAD_STEPS, alpha=_LOOKAHEAD_SHARE
     )
-    yield measure()
+    yield judged(measure())
     steady = 0
     for _ in range(max_sweeps):
         report, radii = _radii(visit(generator), generator)
-        yield report
+        yield judged(report)
         steady = steady + 1 if goal.badness(report) <= 1 else 0
         if steady > _STEADY:
             break
@@ -62,7 +66,7 @@ def run(
         _correct(goal, report)
         if float(torch.rand((), generator=generator)) < _SHUFFLE:
             _shuffle(trained, generator)
-    yield measure()
+    yield judged(measure())
 
 
 def _radii(grid: Grid, generator: torch.Generator) -> tuple[RadiusReport, list[Tensor]]:
