@@ -152,21 +152,29 @@ class Assembly:
 
 
 def _latency(row: Row, steps: int) -> int:
-    """Return after how many steps an input reaches the output: 0 for most, 1 for cells that integrate first."""
-    zero = torch.zeros(1, dtype=torch.long, device=row.leaves(0)[0].device)
+    """Return after how many steps an input reaches the output: 0 for most, 1 for cells that integrate first.
+
+    A derivative that is 0 at inputs of every size is none: in an alpha synapse the input cancels in its own step.
+    """
+    zero = torch.zeros(4, dtype=torch.long, device=row.leaves(0)[0].device)
     points = Points(zero, zero)
     step, memory = row.at(points)
-    arrived = row.arrived(points).detach().requires_grad_()
+    arrived = row.arrived(points).detach()
+    spread = torch.randn(arrived.shape, generator=torch.Generator().manual_seed(0)).to(arrived)
+    arrived = torch.stack([a + size * s for a, s, size in zip(arrived, spread, (0.25, 1, 4, 16), strict=True)])
+    arrived.requires_grad_()
+    graphs = []
     with torch.enable_grad():
         output, memory = step(arrived, memory)
         for latency in range(min(steps, 3)):
             if output.requires_grad:
                 (used,) = torch.autograd.grad(output.sum(), arrived, retain_graph=True, allow_unused=True)
-                if used is not None:
+                if used is not None and used.any():
                     return latency
+                graphs += [] if used is None else [latency]
             if latency + 1 < steps:
                 output, memory = step(row.arrived(Points(zero + latency + 1, zero)).detach(), memory)
-    return 0
+    return graphs[0] if graphs else 0
 
 
 def _choose_points(first: int, last: Tensor, num_times: int, generator: torch.Generator | None) -> Points:

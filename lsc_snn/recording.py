@@ -173,6 +173,11 @@ def unrolled(
         returned, into[name] = adapter.unroll(module, *args, **kwargs)
         return returned
     signal, memory = adapter.unpack(module, *args, **kwargs)
+    if not into.get(name):  # what no parameter acts on needs a graph from the start, or it would never have one
+        memory = tuple(
+            tensor if tensor.requires_grad else tensor.detach().requires_grad_(tensor.is_floating_point())
+            for tensor in memory
+        )
     if not adapter.over_time(module):
         with attributes_kept(module):
             output, after = adapter.step(module, signal, memory)
@@ -206,16 +211,19 @@ def pure(adapter: StepAdapter, module: Any) -> Step:
 
 @contextlib.contextmanager
 def attributes_kept(module: Any) -> Iterator[None]:
-    """Undo, after a block, what it did to the attributes and buffers of a module and of those inside it."""
-    modules = list(module.modules()) if isinstance(module, nn.Module) else []
-    kept = [(inner, dict(inner.__dict__), dict(inner._buffers)) for inner in modules]
+    """Undo, after a block, what it did to the attributes of a module and of those inside it.
+
+    Buffers are undone too, and so is what else a module keeps in a dict or a list.
+    """
+    held: list[Any] = [inner.__dict__ for inner in module.modules()] if isinstance(module, nn.Module) else []
+    held += [value for own in held for value in own.values() if isinstance(value, dict | list)]
+    kept = [(container, container.copy()) for container in held]
     try:
         yield
     finally:
-        for inner, own, buffers in kept:
-            for current, before in ((inner.__dict__, own), (inner._buffers, buffers)):
-                current.clear()
-                current.update(before)
+        for container, before in kept:
+            container.clear()
+            container.update(before) if isinstance(container, dict) else container.extend(before)
 
 
 @contextlib.contextmanager

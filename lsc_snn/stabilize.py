@@ -17,12 +17,12 @@ from lsc_snn import _checks
 from lsc_snn.events import EventBatch, Inputs
 from lsc_snn.grid import Grid
 from lsc_snn.measure import RadiusReport, draw_seed, report_of
-from lsc_snn.procedures import fast, paper
+from lsc_snn.procedures import fast, gradient, paper
 from lsc_snn.procedures.goal import Goal, knobs_of
 from lsc_snn.theory import Target
 from lsc_snn.trace import Call, handled_modules, trace
 
-PROCEDURES = ("fast", "paper")
+PROCEDURES = ("fast", "gradient", "paper")
 RATE_BAND = (0.01, 0.5)
 """Default band of the mean firing rate, in spikes per unit and step: a layer outside is silent or saturated."""
 _NUM_TIMES, _COARSE_TIMES = 8, 4
@@ -90,8 +90,9 @@ def stabilize(
 
     Each sweep measures the model on the next of ``batches`` (a tensor (T, B, ...), an EventBatch, or an iterable of
     either, gone through again and again) and turns the knobs that its adapters name; the firing rate of every layer is
-    kept inside ``rate_band``, spikes per unit and step. ``fast`` is ours; ``paper`` is the procedure of Herranz-Celotti
-    and Rouat 2024 (arXiv 2308.12075), the baseline, slower by orders of magnitude.
+    kept inside ``rate_band``, spikes per unit and step. ``fast`` is ours; ``gradient`` descends on the objective with
+    every parameter, for models whose radii no knob moves (``max_sweeps`` are its steps: allow some hundreds); ``paper``
+    is the procedure of Herranz-Celotti and Rouat 2024 (arXiv 2308.12075), the baseline, slower by orders of magnitude.
 
     ``target`` is "one", "half", "balanced", a pair (time, depth) or a Target; ``call(model, inputs)`` runs a model
     whose forward is unusual; ``generator`` (CPU) draws what is random, the same every time without one; ``progress``
@@ -127,10 +128,12 @@ def stabilize(
     # the knobs, which secant steps need.
     batch_of_sweep = itertools.chain([first], stream)
 
-    def measured(coarse: bool = False) -> RadiusReport:
+    def traced(coarse: bool = False) -> Grid:
         times = _COARSE_TIMES if coarse else _NUM_TIMES
-        grid = trace(model, next(batch_of_sweep), num_times=times, call=call, generator=_seeded(generator, seed))
-        return report_of(grid, seed=seed)
+        return trace(model, next(batch_of_sweep), num_times=times, call=call, generator=_seeded(generator, seed))
+
+    def measured(coarse: bool = False) -> RadiusReport:
+        return report_of(traced(coarse), seed=seed)
 
     def visited(time_generator: torch.Generator) -> Grid:
         return trace(model, next(batch_of_sweep), num_times=1, call=call, generator=time_generator)
@@ -148,6 +151,11 @@ def stabilize(
         )
         if procedure == "fast":
             reports = fast.run(goal, measured, max_sweeps)
+        elif procedure == "gradient":
+            parameters = list(model.parameters())
+            reports = gradient.run(
+                goal, traced, measured, parameters, max_sweeps, lambda: torch.Generator().manual_seed(seed)
+            )
         else:
             drawn = torch.Generator().manual_seed(seed)
             reports = paper.run(goal, visited, measured, list(model.parameters()), max_sweeps, drawn)

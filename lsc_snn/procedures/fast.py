@@ -112,7 +112,7 @@ class Fast:
         depend on what is below, so that a held one stays, and the layers above settle one after the other.
         """
         moved, held = False, True
-        dials = [dial for dial in self._goal.dials(report) if (dial.kind, dial.layer) not in self.stuck]
+        dials = self._free(report)
         for index, rate in enumerate(report.rates.tolist()):
             mine = [dial for dial in dials if dial.layer == index]
             if held and not self._is_right(rate, mine):
@@ -152,10 +152,14 @@ class Fast:
         self._secants = {key: secant for key, secant in self._secants.items() if key[1] < lowest}
         return moved
 
-    @property
-    def stuck(self) -> set[tuple[str, int]]:
-        """Transitions, by (kind, layer), that their knobs have stopped to move."""
-        return {key for key, secant in self._secants.items() if secant.stuck}
+    def badness(self, report: RadiusReport) -> float:
+        """Return how far the report is from the goal, in all that a knob still moves."""
+        return self._goal.badness(report, [dial for dial in self._free(report) if movable(dial.knob)])
+
+    def _free(self, report: RadiusReport) -> list[Dial]:
+        """Return the dials whose knobs are not stuck."""
+        stuck = {key for key, secant in self._secants.items() if secant.stuck}
+        return [dial for dial in self._goal.dials(report) if (dial.kind, dial.layer) not in stuck]
 
     def _turn(self, dial: Dial, *, silent: bool) -> bool:
         if dial.knob is None or not movable(dial.knob):
@@ -190,14 +194,14 @@ def run(goal: Goal, measure: Callable[[bool], RadiusReport], max_sweeps: int) ->
     coarse = False
     for index in range(max_sweeps):
         report = measure(coarse)
-        badness = goal.badness(report, procedure.stuck)
+        badness = procedure.badness(report)
         if coarse and badness <= 1:
             coarse = False
             report = measure(coarse)
-            badness = goal.badness(report, procedure.stuck)
+            badness = procedure.badness(report)
         yield report, badness
         if badness <= 1 or not procedure.sweep(report):
             return
         coarse |= index == 0
     report = measure(False)
-    yield report, goal.badness(report, procedure.stuck)
+    yield report, procedure.badness(report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,13 +67,12 @@ class Goal:
             return 0.0
         return -math.inf if rate <= 0 else math.log(rate / (high if rate > high else low))
 
-    def badness(self, report: RadiusReport, stuck: Collection[tuple[str, int]] = ()) -> float:
-        """Return the worst violation in units of what is allowed; at most 1 where all that can be reached is.
+    def badness(self, report: RadiusReport, dials: Iterable[Dial]) -> float:
+        """Return the worst violation, of the given dials and of all rates, in units of what is allowed.
 
-        A transition that no knob moves, or whose (kind, layer) is ``stuck``, does not count: it would hide what happens
-        to the others.
+        It is at most 1 where what these dials stand for is reached. One that nothing moves should not be among them: it
+        would hide what happens to the others.
         """
-        dials = [dial for dial in self.dials(report) if movable(dial.knob) and (dial.kind, dial.layer) not in stuck]
         radii = max((dial.error / self.tolerance for dial in dials), default=0.0)
         excess = [self.rate_excess(float(rate)) for rate in report.rates]
         rates = max((1 + abs(value) for value in excess if value), default=0.0)
