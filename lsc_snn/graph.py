@@ -16,6 +16,12 @@ def reached(tensor: Tensor, leaves: Iterable[Tensor]) -> set[int]:
     return {id(variable) for node in _nodes(tensor) if (variable := _variable(node)) is not None} & wanted
 
 
+def depends(tensor: Tensor, others: Iterable[Tensor]) -> bool:
+    """Say whether a tensor is one of others that carry a graph, or was computed from one."""
+    nodes = {other.grad_fn for other in others if other.grad_fn is not None}
+    return tensor.grad_fn is not None and any(node in nodes for node in _nodes(tensor))
+
+
 def passed(tensor: Tensor, leaf: Tensor, data: Iterable[Tensor]) -> list[nn.Parameter]:
     """Return the parameters that act on the way from a leaf to a tensor, the last to act first.
 

@@ -94,7 +94,7 @@ def stabilize(
     every parameter, for models whose radii no knob moves (``max_sweeps`` are its steps: allow some hundreds); ``paper``
     is the procedure of Herranz-Celotti and Rouat 2024 (arXiv 2308.12075), the baseline, slower by orders of magnitude.
 
-    ``target`` is "one", "half", "balanced", a pair (time, depth) or a Target; ``call(model, inputs)`` runs a model
+    ``target`` is "one", "half", "balanced", a pair (time, depth) or a Target; by name it is 1 for a feed-forward model; ``call(model, inputs)`` runs a model
     whose forward is unusual; ``generator`` (CPU) draws what is random, the same every time without one; ``progress``
     shows a line for every sweep.
 
@@ -143,12 +143,10 @@ def stabilize(
     try:
         grid = trace(model, first, num_times=1, call=call)
         names = tuple(layer.name for layer in grid.layers)
-        goal = Goal(
-            Target.parse(target, first.shape[0], len(names)),
-            tolerance,
-            (low, high),
-            *knobs_of(grid),
-        )
+        wanted = Target.parse(target, first.shape[0], len(names))
+        if isinstance(target, str) and not any(layer.memory for layer in grid.layers):
+            wanted = Target.one()  # without time there is one path to every layer, and nothing to cancel
+        goal = Goal(wanted, tolerance, (low, high), *knobs_of(grid))
         if procedure == "fast":
             reports = fast.run(goal, measured, max_sweeps)
         elif procedure == "gradient":

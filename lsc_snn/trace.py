@@ -13,8 +13,10 @@ from lsc_snn import _checks
 from lsc_snn.adapters.base import AnyAdapter, SequenceAdapter, find_adapters
 from lsc_snn.assemble import Assembly
 from lsc_snn.events import EventBatch, Inputs
-from lsc_snn.grid import Grid, Memory
+from lsc_snn.graph import reached
+from lsc_snn.grid import Grid, Memory, Points
 from lsc_snn.recording import CellRow, Row, SequenceRow, run_by_steps, undisturbed
+from lsc_snn.unknown import unknown_memory, watched
 
 Call = Callable[[nn.Module, Any], Any]
 """How to run a model on one batch; ``model(inputs)`` by default."""
@@ -142,10 +144,21 @@ def trace(
         counts[entry.name] += 1
         return _record_call(rows, entry, args, kwargs)
 
-    with undisturbed(model), replaced_forwards(handled, record), torch.enable_grad():
+    # A linear layer is no sign that what it stands in is known.
+    known = [entry.module for entry in handled if entry.adapter.role != "feedforward"]
+    with (
+        undisturbed(model),
+        watched(model, known) as unknown,
+        replaced_forwards(handled, record),
+        torch.enable_grad(),
+    ):
         output = model(start) if call is None else call(model, start)
 
+    if unknown:
+        raise unknown_memory(*min(unknown, key=lambda found: found[0].count(".")))
     _check_calls(handled, counts, rows)
+    if handled[0].adapter.role == "feedforward" and _looped(list(rows.values())):
+        raise unknown_memory("model", model)
     return Assembly(list(rows.values()), start, model).grid(output, num_times, generator)
 
 
@@ -171,6 +184,15 @@ def _record_call(rows: dict[str, Row], entry: Handled, args: tuple[Any, ...], kw
         signal = row.leaf
         last += after
     return adapter.pack(module, signal, last)
+
+
+def _looped(rows: list[Row]) -> bool:
+    """Say whether feed-forward layers, called at every step, get what they handed up a step before."""
+    if rows[0].shape[0] < 2:
+        return False
+    first = [leaf for row in rows for leaf in row.leaves(0)]
+    at = Points(*(torch.tensor([index], device=first[0].device) for index in (1, 0)))
+    return any(reached(row.arrived(at), first) for row in rows)
 
 
 def _check_calls(handled: list[Handled], counts: dict[str, int], rows: dict[str, Row]) -> None:

@@ -251,7 +251,7 @@ class Densified(nn.Module):
     [
         (Twice(0), torch.ones(9, 2, 5), ValueError, "layer 'layer': expected a call in every forward pass, got none"),
         (Twice(2), torch.ones(9, 2, 5), ValueError, "layer 'layer': expected one call for each forward pass, got 2"),
-        (nn.Linear(5, 5), torch.ones(9, 2, 5), ValueError, "model: expected at least one layer that can be measured"),
+        (nn.Identity(), torch.ones(9, 2, 5), ValueError, "model: expected at least one layer that can be measured"),
         (LI(5, 5), torch.ones(9, 2, 5), ValueError, "model: expected at least one layer that can be measured"),
         (trace, torch.ones(9, 2, 5), TypeError, "model: expected a torch.nn.Module, got function"),
         (LIF(5, 5), torch.ones(5), ValueError, "inputs: expected .time steps, batch, features...."),
