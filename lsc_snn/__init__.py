@@ -5,6 +5,7 @@ from lsc_snn.events import EventBatch
 from lsc_snn.layers import ALIF, LI, LIF, LSNN
 from lsc_snn.measure import RadiusReport, gradient_profile, measure
 from lsc_snn.network import Network, NetworkConfig
+from lsc_snn.ssm_layers import LRU, S5, SSMBlock
 from lsc_snn.stabilize import StabilizeReport, stabilize
 from lsc_snn.theory import PascalRNN, Target
 
@@ -12,7 +13,10 @@ __all__ = [
     "ALIF",
     "LI",
     "LIF",
+    "LRU",
     "LSNN",
+    "S5",
+    "SSMBlock",
     "EventBatch",
     "Network",
     "NetworkConfig",

@@ -41,6 +41,10 @@ class ClosedForm(ABC):
         """Return the closed form of a sub-block; None, the default, where it would cost no less than the whole."""
         return None
 
+    def radius(self) -> Tensor | None:
+        """Return the spectral radius (K,) where it is known; None, the default, where products have to find it."""
+        return None
+
 
 @runtime_checkable
 class ClosedStep(Protocol):
@@ -52,8 +56,8 @@ class ClosedStep(Protocol):
     def closed_time(self, memory: Memory) -> ClosedForm:
         """Return d(next memory) / d(memory)."""
 
-    def closed_depth(self, arrived: Tensor, memory: Memory) -> ClosedForm:
-        """Return d(what leaves) / d(arrived)."""
+    def closed_depth(self, arrived: Tensor, memory: Memory) -> ClosedForm | None:
+        """Return d(what leaves) / d(arrived), or None where it is not written out."""
 
 
 @dataclass(frozen=True)

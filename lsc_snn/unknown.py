@@ -40,8 +40,8 @@ def unknown_memory(name: str, module: nn.Module) -> ValueError:
 def watched(model: nn.Module, known: Iterable[nn.Module]) -> Iterator[list[tuple[str, nn.Module]]]:
     """Watch a forward pass; the list that this yields then holds the (name, module) that carry memory by themselves.
 
-    Such a module is called again with two or more tensors, of which one depends on what it returned before. Watched are all modules but
-    the model itself and those that are ``known``, are inside a known one, or hold one.
+    Such a module is called again with two or more tensors, of which one depends on what it returned before. Watched are
+    all modules but the model itself and those that are ``known``, are inside a known one, or hold one.
     """
     handled = {id(inner) for module in known for inner in module.modules()}
     found: list[tuple[str, nn.Module]] = []

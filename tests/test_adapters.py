@@ -87,9 +87,7 @@ def test_the_nearest_class_wins_and_subclasses_inherit():
     class Own(SequenceAdapter):
         run = unroll = knobs = None
 
-    model = nn.ModuleDict(
-        {"special": Special(3, 4), "plain": ALIF(3, 4), "readout": LI(4, 2), "other": nn.Linear(4, 2)}
-    )
+    model = nn.ModuleDict({"special": Special(3, 4), "plain": ALIF(3, 4), "readout": LI(4, 2), "other": nn.Tanh()})
     kinds = {name: type(adapter) for name, _, adapter in find_adapters(model)}
     assert kinds == {"special": SpikingAdapter, "plain": SpikingAdapter, "readout": ReadoutAdapter}
     register_adapter(Special, Own())

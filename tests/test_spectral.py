@@ -43,7 +43,7 @@ def driven_transition(units, batch, setting, seed=0):
     )
     x = 3 * (torch.rand(40, batch, 40, generator=seeded(seed + 1)) < 0.3).float()
     grid = trace(layer, x, num_times=1)
-    assert 0.05 < grid.layers[0].activity < 0.6
+    assert 0.05 < grid.layers[0].rate < 0.6
     return grid.layers[0].time()
 
 

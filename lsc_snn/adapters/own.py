@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from lsc_snn import _parametrize
 from lsc_snn.adapters.base import Pass, SequenceAdapter, register_adapter
+from lsc_snn.adapters.ssm import BlockAdapter, StateSpaceAdapter
 from lsc_snn.events import EventBatch, Inputs
 from lsc_snn.grid import Memory, Points, Step
 from lsc_snn.knobs import Knob, Knobs, movable
 from lsc_snn.layers import LI, SpikingLayer
 from lsc_snn.linearise import ClosedDepth, ClosedTime, closed_depth, closed_time
 from lsc_snn.neurons import NeuronState, step
+from lsc_snn.ssm_layers import SSMBlock, StateSpaceLayer
 
 
 def _before(sequence: Tensor, first: Tensor, points: Points) -> Tensor:
@@ -172,3 +174,5 @@ def _knob(
 
 register_adapter(SpikingLayer, SpikingAdapter())
 register_adapter(LI, ReadoutAdapter())
+register_adapter(StateSpaceLayer, StateSpaceAdapter())
+register_adapter(SSMBlock, BlockAdapter())
