@@ -21,7 +21,8 @@ _WAKE = 0.25
 _COLLAPSE = 0.1
 """Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
 _PATIENCE, _RESTART = 6, 1 / 8
-"""Sweeps that a layer may fail on ready ground before it, and all above, start again at this share of their scale."""
+"""Sweeps that a spiking layer may fail on ready ground before it, and all above, start again at this share of their
+scale. Other layers creep: a gate that saturates follows its knob ever more slowly, and a restart would undo the way."""
 _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
 
@@ -118,7 +119,8 @@ class Fast:
             if held and not self._is_right(rate, mine):
                 held = False
                 self._failures[index] += 1
-                if self._failures[index] > _PATIENCE and self._restart(index):
+                spiking = not math.isnan(rate)
+                if spiking and self._failures[index] > _PATIENCE and self._restart(index):
                     return True
             if not held:
                 moved |= self._turn_threshold(index, rate)
