@@ -28,6 +28,8 @@ the worst sample 2.9 %.
 """
 _SETTLED = 0.03
 """Share of the radius by which the last product may move a Ritz value that counts."""
+_NORMAL = 0.2
+"""Departure from normality, relative, up to which an operator counts as normal."""
 
 
 class Operator(Protocol):
@@ -91,9 +93,10 @@ def radius(
     """Return the spectral radius max |eigenvalue| of each of K square operators, (K,).
 
     ``exact`` builds the matrices and takes all eigenvalues: the oracle. ``power`` needs ``num_matvecs`` products
-    (default 64): power steps from a random start, then the Ritz values of the last half, at most 32 (Saad 2011,
-    "Numerical Methods for Large Eigenvalue Problems", sections 4.1 and 6.2). Where these span the whole space it is
-    exact. An operator whose closed form knows its radius needs none.
+    (default 64): power steps from a random start, then the Ritz values of the last half, at most 24 (Saad 2011,
+    "Numerical Methods for Large Eigenvalue Problems", sections 4.1 and 6.2); of a nearly normal operator, which 4
+    further products tell, at least the growth of the last power step. Where the Ritz vectors span the space it is
+    exact. An operator whose closed form knows its radius needs no product.
 
     A zero operator has radius 0; one with an entry that is not finite has radius inf.
 
@@ -148,13 +151,31 @@ def _exact(op: Operator, *, vectors: bool) -> tuple[Tensor, Tensor | None, Tenso
 def _power(op: Operator, start: Tensor, products: int, *, vectors: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Do as ``_exact``, by products. Those with M^T come first: same spectrum, and they are the cheap ones."""
     basis, projected, finite = _arnoldi(op.rmatvec, start, products)
-    whole = projected.shape[1] == op.rows
-    value = _dominant(torch.linalg.eigvals(projected)) if whole else _settled(projected)
+    if projected.shape[1] == op.rows:
+        value = _dominant(torch.linalg.eigvals(projected))
+    else:
+        value = _settled(projected)
+        if projected.shape[1] > 1:  # the first column is M^T on the last of the power steps
+            growth = torch.linalg.vector_norm(projected[:, :2, 0], dim=1)
+            value = torch.where((growth > value.abs()) & _nearly_normal(op, start), growth.to(value.dtype), value)
     if not vectors:
         return _mark_infinite(value, finite), None, None
     left = _ritz_vector(basis, projected, value)
     right = _ritz_vector(*_arnoldi(op.matvec, start, products)[:2], value)
     return _mark_infinite(value, finite), left, right
+
+
+def _nearly_normal(op: Operator, start: Tensor) -> Tensor:
+    """Say where M M^T and M^T M nearly agree, on one random vector.
+
+    Of a normal operator the growth of a norm is a lower bound of the radius, as its Ritz values are, and the better one
+    where eigenvalues crowd at the edge: all those of an orthogonal matrix lie on one circle, and 24 Ritz values of 512
+    see a radius of 0.93. The two sides differ by their own size for a Gaussian matrix, by 0 for an orthogonal one.
+    """
+    one_way = op.matvec(op.rmatvec(start))
+    other_way = op.rmatvec(op.matvec(start))
+    difference, size = (torch.linalg.vector_norm(x, dim=1) for x in (one_way - other_way, other_way))
+    return difference < _NORMAL * size
 
 
 def _settled(projected: Tensor) -> Tensor:

@@ -266,10 +266,27 @@ def test_the_default_takes_the_documented_number_of_products():
             self.count += 1
             return super().rmatvec(vectors, create_graph=create_graph)
 
-    for asked, expected in ((None, NUM_MATVECS), (5, 5), (100, 100)):
+        def matvec(self, vectors):
+            self.count += 1
+            return super().matvec(vectors)
+
+    for asked, expected in ((None, NUM_MATVECS + 4), (5, 5 + 4), (100, 100 + 4)):
         operator = Counting(normal(2, 90, 90))
         radius(operator, num_matvecs=asked)
         assert operator.count == expected
+
+
+@pytest.mark.parametrize("size", [128, 512])
+def test_normal_operators_whose_eigenvalues_crowd_at_the_edge(size):
+    orthogonal = torch.linalg.qr(normal(4, size, size)).Q
+    torch.testing.assert_close(radius(orthogonal), torch.ones(4, dtype=torch.float64))
+    nearly = orthogonal * (1 - 0.05 * torch.rand(size, generator=seeded(), dtype=torch.float64))
+    exact = radius(nearly, method="exact")
+    assert float(((radius(nearly) - exact) / exact).abs().max()) < 0.01
+    symmetric = normal(4, size, size, seed=1)
+    symmetric = symmetric + symmetric.mT
+    exact = radius(symmetric, method="exact")
+    assert float(((radius(symmetric) - exact) / exact).abs().max()) < 0.01
 
 
 @pytest.mark.parametrize(
