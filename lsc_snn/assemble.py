@@ -19,13 +19,16 @@ class Assembly:
     """From rows to the grid: which layer stands below which, what acts in between, and at which points."""
 
     def __init__(self, rows: list[Row], start: Inputs, model: nn.Module) -> None:
-        self._layers = [row for row in rows if row.adapter.role != "readout"]
-        self._readouts = [row for row in rows if row.adapter.role == "readout"]
         self._start, self._model = start, model
         inputs = [] if isinstance(start, EventBatch) else [start]
         self._data = inputs + [leaf for row in rows for leaf in row.leaves()]
-        self._steps, self._batch = self._layers[0].shape
+        self._steps, self._batch = rows[0].shape
         self._middle = self._steps // 2
+        probes = [self._probe(row) for row in rows]
+        # A readout whose output goes on into another layer is a layer.
+        on_top = [not any(reached(probe, row.leaves(self._middle)) for probe in probes) for row in rows]
+        self._readouts = [row for row, top in zip(rows, on_top, strict=True) if row.adapter.role == "readout" and top]
+        self._layers = [row for row in rows if row not in self._readouts]
 
     def grid(self, output: Any, num_times: int, generator: torch.Generator | None) -> Grid:
         """Return the grid of the pass, whose model returned ``output``."""
@@ -91,7 +94,7 @@ class Assembly:
         knobs = row.adapter.knobs(row.module)
         if knobs.depth is None and leaf is not None:
             knobs = knobs._replace(depth=self._in_front(passed(probe, leaf, self._data)))
-        rate = row.activity(valid) if row.adapter.spiking else math.nan
+        rate = row.activity(valid) if row.adapter.spikes(row.module) else math.nan
         own = None
         if looped is not None:
             own = row.left(Points(points.times - 1, points.samples))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -100,8 +101,10 @@ class Transition:
 
     def __init__(self, outputs: Tensor, sources: Sequence[Source], closed: ClosedForm | None = None) -> None:
         self.closed = closed
-        self._outputs = outputs.flatten(1)
         self._sources = tuple(sources)
+        # Some libraries give float32 spikes to a float64 membrane: products are in the wider type throughout.
+        types = [leaf.dtype for source in self._sources for leaf in source.leaves]
+        self._outputs = outputs.flatten(1).to(reduce(torch.promote_types, types, outputs.dtype))
         self._cotangent: Tensor | None = None
         self._pulled: Tensor | None = None
         with torch.no_grad():
@@ -143,7 +146,7 @@ class Transition:
                     materialize_grads=True,
                 )
             )
-            rows = [source.rows([next(gradients) for _ in source.leaves]) for source in self._sources]
+            rows = [source.rows([next(gradients) for _ in source.leaves]).to(self.dtype) for source in self._sources]
             return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
     def matvec(self, vectors: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ class Knob:
 
     parameters: tuple[nn.Parameter, ...]
     turn: Callable[[float], None]
+    floor: float = 0.0
+    """About which radius remains, however far the knob is turned down: that of a leak which is a constant."""
 
 
 class Knobs(NamedTuple):
@@ -65,4 +67,5 @@ def together(*knobs: Knob | None) -> Knob | None:
             knob.turn(factor)
 
     parameters = {id(parameter): parameter for knob in present for parameter in knob.parameters}
-    return Knob(tuple(parameters.values()), turn) if present else None
+    floor = max((knob.floor for knob in present), default=0.0)
+    return Knob(tuple(parameters.values()), turn, floor) if present else None

@@ -175,7 +175,8 @@ def _nearly_normal(op: Operator, start: Tensor) -> Tensor:
     one_way = op.matvec(op.rmatvec(start))
     other_way = op.rmatvec(op.matvec(start))
     difference, size = (torch.linalg.vector_norm(x, dim=1) for x in (one_way - other_way, other_way))
-    return difference < _NORMAL * size
+    near: Tensor = difference < _NORMAL * size
+    return near
 
 
 def _settled(projected: Tensor) -> Tensor:

@@ -94,9 +94,9 @@ def stabilize(
     every parameter, for models whose radii no knob moves (``max_sweeps`` are its steps: allow some hundreds); ``paper``
     is the procedure of Herranz-Celotti and Rouat 2024 (arXiv 2308.12075), the baseline, slower by orders of magnitude.
 
-    ``target`` is "one", "half", "balanced", a pair (time, depth) or a Target; by name it is 1 for a feed-forward model; ``call(model, inputs)`` runs a model
-    whose forward is unusual; ``generator`` (CPU) draws what is random, the same every time without one; ``progress``
-    shows a line for every sweep.
+    ``target`` is "one", "half", "balanced", a pair (time, depth) or a Target; by name it is 1 for a feed-forward model.
+    ``call(model, inputs)`` runs a model whose forward is unusual; ``generator`` (CPU) draws what is random, the same
+    every time without one; ``progress`` shows a line for every sweep.
 
     Frozen parameters (``requires_grad`` False) are not moved. A target that cannot be reached ends with ``converged``
     False and the ``reasons``; the parameters are then the best that were seen. On any error, an interrupt included, the
@@ -122,7 +122,6 @@ def stabilize(
     stream = _cycle(batches)
     first = next(stream)
     start = time.perf_counter()
-    kept = _snapshot(model)
     seed = draw_seed(generator)
     # Always the same points, blocks and starting vectors: common random numbers make a radius a smooth function of
     # the knobs, which secant steps need.
@@ -139,7 +138,8 @@ def stabilize(
         return trace(model, next(batch_of_sweep), num_times=1, call=call, generator=time_generator)
 
     history: list[RadiusReport] = []
-    best, best_badness, best_parameters = -1, math.inf, kept
+    best, best_badness = -1, math.inf
+    kept = best_parameters = _snapshot(model.parameters())
     try:
         grid = trace(model, first, num_times=1, call=call)
         names = tuple(layer.name for layer in grid.layers)
@@ -147,6 +147,10 @@ def stabilize(
         if isinstance(target, str) and not any(layer.memory for layer in grid.layers):
             wanted = Target.one()  # without time there is one path to every layer, and nothing to cancel
         goal = Goal(wanted, tolerance, (low, high), *knobs_of(grid))
+        # A layer may hold parameters in a plain tuple, as Norse's do: its knobs know them, the model does not.
+        held = [parameter for knobs in goal.knobs for knob in knobs if knob for parameter in knob.parameters]
+        movable = [*model.parameters(), *held]
+        kept = best_parameters = _snapshot(movable)
         if procedure == "fast":
             reports = fast.run(goal, measured, max_sweeps)
         elif procedure == "gradient":
@@ -160,7 +164,7 @@ def stabilize(
         for report, badness in reports:
             history.append(report)
             if best < 0 or badness < best_badness:
-                best, best_badness, best_parameters = len(history) - 1, badness, _snapshot(model)
+                best, best_badness, best_parameters = len(history) - 1, badness, _snapshot(movable)
             if progress:
                 print(f"sweep {len(history) - 1}: worst error {badness:.2f} times what is allowed", file=sys.stderr)
         after = history[-1]
@@ -204,8 +208,8 @@ def _cycle(batches: Inputs | Iterable[Inputs]) -> Iterator[Inputs]:
         yield from seen
 
 
-def _snapshot(model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
-    return [(parameter, parameter.detach().clone()) for parameter in model.parameters()]
+def _snapshot(parameters: Iterable[nn.Parameter]) -> list[tuple[nn.Parameter, Tensor]]:
+    return [(parameter, parameter.detach().clone()) for parameter in parameters]
 
 
 @torch.no_grad()

@@ -44,6 +44,10 @@ class Adapter(ABC):
         Without a depth knob, the parameters that act last on what arrives (a linear layer in front) are the knob.
         """
 
+    def spikes(self, module: Any) -> bool:
+        """Say whether the output of this module is spikes; ``spiking`` here."""
+        return self.spiking
+
 
 class SequenceAdapter(Adapter):
     """An adapter of sequence modules that know how to run fast over time."""
@@ -94,6 +98,10 @@ _ADAPTERS: dict[type[nn.Module], AnyAdapter] = {}
 _LAZY = {
     "lsc_snn": "lsc_snn.adapters.own",
     "norse": "lsc_snn.adapters.norse",
+    "sinabs": "lsc_snn.adapters.sinabs",
+    "snntorch": "lsc_snn.adapters.snntorch",
+    "spikingjelly": "lsc_snn.adapters.spikingjelly",
+    "torch": "lsc_snn.adapters.torch_nn",
 }
 """Top-level package of a module's class -> the file that registers the adapters for it."""
 

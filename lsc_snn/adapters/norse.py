@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from norse.torch.functional.coba_lif import CobaLIFState
 from norse.torch.functional.leaky_integrator import LIState
-from norse.torch.module.coba_lif import CobaLIFCell
 from norse.torch.module.leaky_integrator import LI, LICell, LILinearCell
 from norse.torch.module.leaky_integrator_box import LIBoxCell
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 
 from lsc_snn.adapters.base import StepAdapter, register_adapter
 from lsc_snn.grid import Memory
-from lsc_snn.knobs import Knob, Knobs, multiplied, together
+from lsc_snn.knobs import Knob, Knobs, movable, multiplied, together
 
 _RATES = ("tau_mem_inv", "tau_syn_inv", "tau_adapt_inv", "tau_ada_inv")
 """Parameters that are inverse time constants: what they belong to decays by 1 - dt rate in a step."""
@@ -59,11 +57,9 @@ class NeuronAdapter(StepAdapter):
         if input_tensor.is_sparse:
             raise TypeError(f"{name}: expected a dense input, got a sparse tensor; give it input.to_dense()")
         if getattr(module, "record_states", False):
-            raise ValueError(
-                f"{name}: expected record_states=False, got True; its radii need no states of all steps, set it to False"
-            )
+            raise ValueError(f"{name}: expected record_states=False, got True; set it to False to measure the model")
         first = self.initial(module, input_tensor)
-        shape = input_tensor.shape[1:] if self.over_time(module) else input_tensor.shape
+        shape = tuple(input_tensor.shape[1:] if self.over_time(module) else input_tensor.shape)
         if hasattr(module, "hidden_size"):
             shape = (*shape[:-1], int(module.hidden_size))
         memory = tuple(
@@ -85,8 +81,7 @@ class NeuronAdapter(StepAdapter):
 
     def knobs(self, module: Any) -> Knobs:
         """Return the knobs of those parameters that the module has."""
-        recurrent = multiplied([_parameter(module, "recurrent_weights")])
-        return Knobs(_depth(module), together(recurrent, _decays(module)), _threshold(module))
+        return Knobs(_depth(module), _time(module), _threshold(module))
 
     def _state(self, module: Any, like: Tensor, memory: Memory) -> Any:
         return _filled(self.initial(module, like), iter(memory))
@@ -111,14 +106,6 @@ class LinearReadoutAdapter(ReadoutAdapter):
         return LIState(v=module.p.v_leak.detach(), i=like.new_zeros(()))
 
 
-class CobaAdapter(NeuronAdapter):
-    """The neuron with conductance-based synapses, ``CobaLIFCell``."""
-
-    def initial(self, module: Any, like: Tensor) -> Any:
-        """Return zeros."""
-        return CobaLIFState(*like.new_zeros(4))
-
-
 def _parameter(module: Any, name: str) -> nn.Parameter | None:
     value = getattr(module, name, None)
     return value if isinstance(value, nn.Parameter) else None
@@ -126,6 +113,27 @@ def _parameter(module: Any, name: str) -> nn.Parameter | None:
 
 def _depth(module: Any) -> Knob | None:
     return multiplied([_parameter(module, "input_weights")])
+
+
+def _time(module: Any) -> Knob | None:
+    """Return the knob of recurrent weights and decays; recurrent weights alone raise the radius, if they can."""
+    recurrent, decays = multiplied([_parameter(module, "recurrent_weights")]), _decays(module)
+    both = together(recurrent, decays)
+    if both is None or recurrent is None or not movable(recurrent):
+        return both
+
+    def turn(factor: float) -> None:
+        # Slower neurons also hand less of their input up, so that depth and time radius could not both be large.
+        (both if factor < 1 else recurrent).turn(factor)
+
+    return Knob(both.parameters, turn, _slowest_constant(module))
+
+
+def _slowest_constant(module: Any) -> float:
+    """Return the largest decay whose rate is no parameter that may move; 0 without any."""
+    rates = [getattr(level, name, None) for level in _levels(module.p) for name in _RATES]
+    fixed = [rate for rate in rates if rate is not None and not (isinstance(rate, nn.Parameter) and rate.requires_grad)]
+    return max((float(torch.as_tensor(1 - module.dt * rate).detach().abs().max()) for rate in fixed), default=0.0)
 
 
 def _decays(module: Any) -> Knob | None:
@@ -160,7 +168,7 @@ def _threshold(module: Any) -> Knob | None:
 def _levels(p: Any) -> Iterator[Any]:
     """Yield parameters of a neuron, and those that they hold, such as the LIF part of a refractory one."""
     yield p
-    for inner in p.children() if isinstance(p, nn.Module) else p:
+    for inner in p.children() if isinstance(p, nn.Module) else p if isinstance(p, tuple) else ():
         if isinstance(inner, tuple | nn.Module):
             yield from _levels(inner)
 
@@ -195,4 +203,3 @@ for _base in (SNNCell, SNNRecurrentCell, SNN, SNNRecurrent):
 for _integrator in (LICell, LI, LIBoxCell):
     register_adapter(_integrator, ReadoutAdapter())
 register_adapter(LILinearCell, LinearReadoutAdapter())
-register_adapter(CobaLIFCell, CobaAdapter())

@@ -20,6 +20,8 @@ _WAKE = 0.25
 """Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
 _COLLAPSE = 0.1
 """Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
+_ABOVE_FLOOR = 1.05
+"""A radius that cannot fall to its target goes this near to its floor: nearer, recurrent weights would just vanish."""
 _PATIENCE, _RESTART = 6, 1 / 8
 """Sweeps that a spiking layer may fail on ready ground before it, and all above, start again at this share of their
 scale. Other layers creep: a gate that saturates follows its knob ever more slowly, and a restart would undo the way."""
@@ -159,9 +161,11 @@ class Fast:
         return self._goal.badness(report, [dial for dial in self._free(report) if movable(dial.knob)])
 
     def _free(self, report: RadiusReport) -> list[Dial]:
-        """Return the dials whose knobs are not stuck."""
+        """Return the dials whose knobs are not stuck, with no target below what these knobs leave."""
         stuck = {key for key, secant in self._secants.items() if secant.stuck}
-        return [dial for dial in self._goal.dials(report) if (dial.kind, dial.layer) not in stuck]
+        dials = [dial for dial in self._goal.dials(report) if (dial.kind, dial.layer) not in stuck]
+        floors = [0.0 if dial.knob is None else _ABOVE_FLOOR * dial.knob.floor for dial in dials]
+        return [dial._replace(target=max(dial.target, floor)) for dial, floor in zip(dials, floors, strict=True)]
 
     def _turn(self, dial: Dial, *, silent: bool) -> bool:
         if dial.knob is None or not movable(dial.knob):

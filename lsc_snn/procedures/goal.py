@@ -84,7 +84,7 @@ class Goal:
         for dial in self.dials(report):
             if not dial.error <= self.tolerance:
                 lines.append(
-                    f"{dial.name}: {dial.kind} radius {dial.radius:.3g}, target {dial.target:.3g}: {_why(dial.knob)}"
+                    f"{dial.name}: {dial.kind} radius {dial.radius:.3g}, target {dial.target:.3g}: {_why(dial)}"
                 )
         low, high = self.rate_band
         for name, rate in zip(report.names, report.rates.tolist(), strict=True):
@@ -93,10 +93,14 @@ class Goal:
         return tuple(lines)
 
 
-def _why(knob: Knob | None) -> str:
-    if knob is None:
+def _why(dial: Dial) -> str:
+    if dial.knob is None:
         return "no parameter of the layer moves it"
-    return "not reached" if movable(knob) else "all parameters that move it are frozen"
+    if not movable(dial.knob):
+        return "all parameters that move it are frozen"
+    if dial.target < min(dial.knob.floor, dial.radius):
+        return f"not reached: a leak that no parameter moves alone gives about {dial.knob.floor:.3g}"
+    return "not reached"
 
 
 def knobs_of(grid: Grid) -> tuple[tuple[Knobs, ...], Knob | None]:

@@ -1,8 +1,8 @@
 """The ``gradient`` procedure: gradient descent of every parameter on the LSC objective, for what no knob knows.
 
 The loss is the sum over transitions of log(mean radius / target)^2; radii and their gradients are matrix-free. All
-parameters that are not frozen move; the knobs of layers that do not spike are turned too, as in the ``paper`` procedure. It takes
-many more passes than ``fast``.
+parameters that are not frozen move; the knobs of layers that do not spike are turned too, as in the ``paper``
+procedure. It takes many more passes than ``fast``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,399 @@
+"""Adapters of Norse, on the networks that its users write: cells in a loop, and modules over time."""
+
+import dataclasses
+
+import norse.torch as norse
+import pytest
+import torch
+from norse.torch.functional.izhikevich import accomodation, tonic_spiking
+from torch import nn
+
+from cases import normal
+from contract import NUM_INPUTS, AdapterContract
+from lsc_snn import gradient_profile, measure, stabilize
+from lsc_snn.adapters.norse import NeuronAdapter, ReadoutAdapter
+from lsc_snn.trace import trace
+
+
+class Net(nn.Module):
+    """Layers in a ``SequentialState`` with a leaky integrator on top; cells are looped over, sequences called once."""
+
+    def __init__(self, parts, width, over_time):
+        super().__init__()
+        self.over_time = over_time
+        readout = norse.LI() if over_time else norse.LICell()
+        self.net = norse.SequentialState(*parts, nn.Linear(width, 3), readout)
+
+    def forward(self, x):
+        if self.over_time:
+            return self.net(x)[0]
+        state, out = None, []
+        for row in x:
+            y, state = self.net(row, state)
+            out.append(y)
+        return torch.stack(out)
+
+
+def spikes(steps, batch, scale=1.0):
+    return scale * (normal(steps, batch, NUM_INPUTS, seed=1) > 1).double()
+
+
+class NorseContract(AdapterContract):
+    """The contract for neurons with Norse's own constants, which fix their time radius: one sweep, to say so."""
+
+    state: type
+    over_time = False
+    weighted = False
+    scale = 1.0
+    reachable = ()
+    stable_width, stable_steps, stable_batch = 8, 4, 2
+    stable_options = {"max_sweeps": 1}  # noqa: RUF012
+
+    def inputs(self, steps, batch):
+        return spikes(steps, batch, self.scale)
+
+    def neuron(self, *sizes):
+        return self.kind(*sizes)
+
+    def model(self, layers, width):
+        parts = []
+        for i in range(layers):
+            below = width if i else NUM_INPUTS
+            parts += [self.neuron(below, width)] if self.weighted else [nn.Linear(below, width), self.neuron()]
+        net = Net(parts, width, self.over_time)
+        neurons = [part for part in parts if isinstance(part, self.kind)]
+        # Norse keeps its parameters in a tuple; a user who learns them registers them.
+        net.learnt = nn.ParameterList(p for neuron in neurons for p in neuron.p if isinstance(p, nn.Parameter))
+        return net
+
+    def one_step(self, module, arrived, memory):
+        row = arrived[None] if self.over_time else arrived
+        output, state = module(row, self.state(*memory))
+        return output[0] if self.over_time else output, tuple(state)
+
+
+class Reaching(NorseContract):
+    """The contract where both targets can be reached: fast neurons, or learnt time constants; learnt thresholds."""
+
+    parameters: type
+    learnt = {"v_th": 1.0}  # noqa: RUF012
+    fixed = {"tau_mem_inv": 600.0, "tau_syn_inv": 700.0}  # noqa: RUF012
+    reachable = ("one", "half")
+    stable_width, stable_steps, stable_batch = 32, 12, 8
+    stable_options = {}  # noqa: RUF012
+
+    def neuron(self, *sizes):
+        learnt = {name: nn.Parameter(torch.tensor(value)) for name, value in self.learnt.items()}
+        fixed = {name: torch.tensor(value) for name, value in self.fixed.items()}
+        return self.kind(*sizes, p=self.parameters(**learnt, **fixed))
+
+
+class TestLIFCell(NorseContract):
+    kind, state = norse.LIFCell, norse.LIFFeedForwardState
+
+
+class TestLIFBoxCell(NorseContract):
+    kind, state = norse.LIFBoxCell, norse.LIFBoxFeedForwardState
+
+
+class TestLIFExCell(NorseContract):
+    kind, state = norse.LIFExCell, norse.LIFExFeedForwardState
+
+
+class TestLIFAdExCell(NorseContract):
+    kind, state = norse.LIFAdExCell, norse.LIFAdExFeedForwardState
+
+
+class TestIAFCell(NorseContract):
+    kind, state = norse.IAFCell, norse.IAFFeedForwardState
+
+
+class TestLSNNCell(NorseContract):
+    kind, state, latency = norse.LSNNCell, norse.LSNNFeedForwardState, 1
+
+
+class TestLIF(NorseContract):
+    kind, state, over_time = norse.LIF, norse.LIFFeedForwardState, True
+
+
+class TestLSNN(NorseContract):
+    kind, state, over_time, latency = norse.LSNN, norse.LSNNFeedForwardState, True, 1
+
+
+class TestLIFExRecurrentCell(NorseContract):
+    kind, state, weighted = norse.LIFExRecurrentCell, norse.LIFExState, True
+
+
+class TestLIFAdExRecurrentCell(NorseContract):
+    kind, state, weighted = norse.LIFAdExRecurrentCell, norse.LIFAdExState, True
+
+
+class TestLSNNRecurrentCell(NorseContract):
+    kind, state, weighted, latency = norse.LSNNRecurrentCell, norse.LSNNState, True, 1
+
+
+class TestLIFRecurrent(NorseContract):
+    kind, state, weighted, over_time = norse.LIFRecurrent, norse.LIFState, True, True
+
+
+class TestFastLIFRecurrentCell(Reaching):
+    kind, state, weighted, parameters = norse.LIFRecurrentCell, norse.LIFState, True, norse.LIFParameters
+
+
+class TestFastLSNNRecurrent(Reaching):
+    kind, state, weighted, parameters = norse.LSNNRecurrent, norse.LSNNState, True, norse.LSNNParameters
+    over_time, latency, scale = True, 1, 0.5
+    fixed = Reaching.fixed | {"tau_adapt_inv": 600.0}
+
+
+class TestLearntLIFCell(Reaching):
+    kind, state, parameters = norse.LIFCell, norse.LIFFeedForwardState, norse.LIFParameters
+    learnt = {"v_th": 1.0, "tau_mem_inv": 100.0, "tau_syn_inv": 800.0}  # noqa: RUF012
+    fixed = {}  # noqa: RUF012
+    scale = 0.3
+    # At radius 1 a neuron without recurrent weights integrates nearly all that it gets, and fires much.
+    stable_options = {"rate_band": (0.01, 0.8)}  # noqa: RUF012
+
+
+def weightless(kind, *args):
+    return lambda over_time: Net([nn.Linear(NUM_INPUTS, 6), kind(*args)], 6, over_time)
+
+
+def weighted(kind, *args):
+    return lambda over_time: Net([kind(NUM_INPUTS, 6, *args)], 6, over_time)
+
+
+PAIRS = {
+    "LIF": (weightless(norse.LIFCell), weightless(norse.LIF), 0),
+    "LIFEx": (weightless(norse.LIFExCell), weightless(norse.LIFEx), 0),
+    "LIFAdEx": (weightless(norse.LIFAdExCell), weightless(norse.LIFAdEx), 0),
+    "IAF": (weightless(norse.IAFCell), weightless(norse.IAF), 0),
+    "LSNN": (weightless(norse.LSNNCell), weightless(norse.LSNN), 1),
+    "Izhikevich": (weightless(norse.IzhikevichCell, tonic_spiking), weightless(norse.Izhikevich, tonic_spiking), 0),
+    "LIFRecurrent": (weighted(norse.LIFRecurrentCell), weighted(norse.LIFRecurrent), 0),
+    "LIFExRecurrent": (weighted(norse.LIFExRecurrentCell), weighted(norse.LIFExRecurrent), 0),
+    "LIFAdExRecurrent": (weighted(norse.LIFAdExRecurrentCell), weighted(norse.LIFAdExRecurrent), 0),
+    "LSNNRecurrent": (weighted(norse.LSNNRecurrentCell), weighted(norse.LSNNRecurrent), 1),
+    "LIFRefracRecurrent": (weighted(norse.LIFRefracRecurrentCell), weighted(norse.LIFRefracRecurrent), 0),
+    "IzhikevichRecurrent": (
+        weighted(norse.IzhikevichRecurrentCell, tonic_spiking),
+        weighted(norse.IzhikevichRecurrent, tonic_spiking),
+        0,
+    ),
+}
+LONE = {
+    "LIFBox": (weightless(norse.LIFBoxCell), None, 0),
+    "LIFRefrac": (weightless(norse.LIFRefracCell), None, 0),
+    "LIFAdExRefrac": (weightless(norse.LIFAdExRefracCell), None, 0),
+    "accomodation": (weightless(norse.IzhikevichCell, accomodation), None, 0),
+    "LIFMC": (weighted(norse.LIFMCRecurrentCell), None, 0),
+    "LIFMCRefrac": (weighted(norse.LIFMCRefracRecurrentCell), None, 1),
+}
+
+
+def built(make, over_time=False):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make(over_time).double()
+
+
+@pytest.mark.parametrize(("make", "latency"), [pytest.param(v[0], v[2], id=k) for k, v in (PAIRS | LONE).items()])
+def test_an_input_reaches_the_output_after_the_latency_of_the_neuron(make, latency):
+    (layer,) = trace(built(make), spikes(8, 3), num_times=3).layers
+    assert len(layer.later) == latency
+    at_once = dataclasses.replace(layer, later=()).depth().to_dense()
+    assert bool(at_once.any()) is (latency == 0)
+    assert bool(layer.depth().to_dense().any())
+
+
+@pytest.mark.parametrize(("cell", "sequence"), [pytest.param(*v[:2], id=k) for k, v in PAIRS.items()])
+def test_a_module_over_time_is_its_cell_in_a_loop(cell, sequence):
+    one, other, x = built(cell), built(sequence, True), spikes(8, 3)
+    other.load_state_dict(one.state_dict())
+    reports = [measure(model, x, method="exact") for model in (one, other)]
+    for mine, expected in zip(*(report.entries() for report in reports), strict=True):
+        assert mine[2] == pytest.approx(expected[2])
+    torch.testing.assert_close(reports[0].rates, reports[1].rates)
+    profile = gradient_profile(one, x)
+    torch.testing.assert_close(profile, gradient_profile(other, x))
+    assert bool((profile[:-1] > 0).all())  # the last memory of a neuron that keeps no spike goes nowhere
+
+
+def test_the_time_radius_of_a_leaky_neuron_by_hand():
+    # One step: i <- i + x, v <- 0.9 v + 0.1 i, a spike z resets v to 0 and passes 1 / (1 + |v - 1|)^2; i <- 0.8 i.
+    x = 6 * spikes(20, 3)
+    v, i, radii, spiked = torch.zeros(3, NUM_INPUTS), torch.zeros(3, NUM_INPUTS), [], 0
+    for row in x:
+        i = i + row
+        v = 0.9 * v + 0.1 * i
+        z = (v > 1).double()
+        slope = 0.9 * (1 - z - v / (1 + (v - 1).abs()) ** 2)
+        radii.append(slope.abs().amax(1).clamp(min=0.8))
+        v, i, spiked = (1 - z) * v, 0.8 * i, spiked + z.sum()
+    for neuron, over_time in ((norse.LIFCell(), False), (norse.LIF(), True)):
+        report = measure(Net([neuron], NUM_INPUTS, over_time).double(), x, num_times=20, method="exact")
+        assert report.time.tolist() == pytest.approx([float(torch.stack(radii).mean())], rel=1e-6)
+        assert float(report.rates[0]) == pytest.approx(float(spiked) / x.numel())
+    assert spiked > 10
+
+
+def test_a_leak_that_nothing_moves_is_the_reason_and_recurrent_weights_survive():
+    x = spikes(6, 4).float()
+    for neuron, leak in ((norse.LIFRecurrentCell(NUM_INPUTS, 8), 0.9), (norse.LSNNRecurrentCell(NUM_INPUTS, 8), 1)):
+        before = neuron.recurrent_weights.detach().norm()
+        result = stabilize(Net([neuron], 8, False), x, target="half", rate_band=(0, 1))
+        assert not result.converged
+        (reason,) = [reason for reason in result.reasons if "time" in reason]
+        assert reason.endswith(f"target 0.5: not reached: a leak that no parameter moves alone gives about {leak}")
+        assert float(result.after.time[0]) == pytest.approx(leak, abs=0.1)
+        assert neuron.recurrent_weights.norm() > 1e-3 * before
+    plain = stabilize(Net([nn.Linear(NUM_INPUTS, 8), norse.LIFCell()], 8, False), x, target="half", max_sweeps=1)
+    assert any("time" in r and r.endswith("no parameter of the layer moves it") for r in plain.reasons)
+
+
+class Looped(nn.Module):
+    def __init__(self, cell, state):
+        super().__init__()
+        self.cell, self.state = cell, state
+
+    def forward(self, x):
+        state, out = self.state, []
+        for row in x:
+            y, state = self.cell(row, state)
+            out.append(y)
+        return torch.stack(out)
+
+
+def test_states_of_any_shape_and_with_more_fields_than_needed():
+    x, zero = 5 * spikes(6, 3), torch.tensor(0.0)
+    expected = measure(Looped(norse.LIFCell(), None), x).entries()
+    for state in (
+        norse.LIFFeedForwardState(v=zero, i=zero),
+        norse.LIFFeedForwardState(v=0.0, i=torch.zeros(NUM_INPUTS)),
+        norse.LIFState(z=zero, v=torch.zeros(3, 1), i=zero),
+    ):
+        assert measure(Looped(norse.LIFCell(), state), x).entries() == expected
+    other = norse.LIFFeedForwardState(v=torch.full((3, NUM_INPUTS), 0.5), i=zero)
+    assert measure(Looped(norse.LIFCell(), other), x).entries() != expected
+    state = norse.LSNNState(*torch.zeros(4, 3, 6).double())
+    profile = gradient_profile(Looped(norse.LSNNRecurrentCell(NUM_INPUTS, 6).double(), state), x)
+    assert bool(torch.isfinite(profile).all())
+
+
+def test_constants_of_the_module_do_not_start_to_require_gradients():
+    p = norse.IAFParameters(v_reset=torch.tensor(0.0))
+    model = Net([norse.IAFCell(p=p)], NUM_INPUTS, False).double()
+    measure(model, spikes(6, 3))
+    assert not p.v_reset.requires_grad
+    model(spikes(6, 3))
+    assert p.v_reset.requires_grad  # Norse's own forward marks it
+
+
+def test_hooks_on_states_run_as_often_as_in_the_users_forward():
+    model, calls = built(PAIRS["LIF"][0]), []
+    model.net.register_forward_state_hooks(lambda module, args, output: calls.append(module))
+    measure(model, spikes(6, 3))
+    assert len(calls) == 6 * 2  # the neuron and the readout
+
+
+def test_lifted_cells_are_found():
+    class Lifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights, self.neuron = norse.Lift(nn.Linear(NUM_INPUTS, 6)), norse.Lift(norse.LIFCell())
+            self.readout = norse.Lift(norse.LILinearCell(6, 3))
+
+        def forward(self, x):
+            return self.readout(self.neuron(self.weights(x))[0])[0]
+
+    model = built(lambda _: Lifted())
+    report = measure(model, spikes(6, 3), method="exact")
+    assert report.names == ("neuron.lifted_module",)
+    weight = model.readout.lifted_module.input_weights
+    grid = trace(model, spikes(6, 3), num_times=2)
+    dense = grid.decoder.transition().to_dense()  # v <- 0.9 v + 0.1 (i + W x)
+    torch.testing.assert_close(dense, 0.1 * weight.detach().expand_as(dense), rtol=1e-6, atol=0)
+    assert grid.decoder.knob.parameters == (weight,)
+
+
+def test_feedback_of_a_recurrent_sequential_counts_as_memory():
+    class Fed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode = nn.Linear(NUM_INPUTS, 6)
+            self.net = norse.RecurrentSequential(nn.Linear(6, 6), norse.LIFCell())
+
+        def forward(self, x):
+            state, out = None, []
+            for row in x:
+                y, state = self.net(self.encode(row), state)
+                out.append(y)
+            return torch.stack(out)
+
+    model = built(lambda _: Fed())
+    (layer,) = trace(model, spikes(6, 3), num_times=2).layers
+    assert layer.own is not None
+    assert layer.time().cols == 3 * 6  # v, i, and the output that comes back
+    assert model.net.module[0].weight in set(layer.knobs.time.parameters)
+
+
+def test_what_norse_can_do_but_radii_cannot_follow_is_refused():
+    recording = Net([norse.LIF(record_states=True)], NUM_INPUTS, True)
+    with pytest.raises(ValueError, match=r"^LIF: expected record_states=False, got True; set it to False"):
+        measure(recording, spikes(4, 2))
+    sparse = Looped(norse.LIFRecurrentCell(NUM_INPUTS, 6).double(), None)
+    with pytest.raises(TypeError, match=r"^LIFRecurrentCell: expected a dense input, got a sparse tensor"):
+        measure(sparse, spikes(4, 2), call=lambda model, x: model([row.to_sparse() for row in x]))
+
+
+def test_knobs_multiply_weights_decays_and_the_distance_of_the_threshold_from_rest():
+    rates = {name: nn.Parameter(torch.tensor(rate)) for name, rate in (("tau_mem_inv", 100.0), ("tau_syn_inv", 700.0))}
+    p = norse.LIFParameters(**rates, v_leak=torch.tensor(-65.0), v_th=nn.Parameter(torch.tensor(-50.0)))
+    cell = norse.LIFRecurrentCell(4, 6, p=p)
+    weight, recurrent = cell.input_weights.detach().clone(), cell.recurrent_weights.detach().clone()
+    knobs = NeuronAdapter().knobs(cell)
+    knobs.depth.turn(3.0)
+    torch.testing.assert_close(cell.input_weights, 3 * weight)
+    knobs.time.turn(0.5)
+    torch.testing.assert_close(cell.recurrent_weights, 0.5 * recurrent)
+    assert [rate.item() for rate in rates.values()] == pytest.approx([550.0, 850.0])  # 0.9 -> 0.45, 0.3 -> 0.15
+    knobs.time.turn(2.0)  # upwards the recurrent weights suffice
+    torch.testing.assert_close(cell.recurrent_weights, recurrent)
+    assert rates["tau_mem_inv"].item() == pytest.approx(550.0)
+    knobs.threshold.turn(2.0)
+    assert p.v_th.item() == pytest.approx(-35.0)
+    assert knobs.time.floor == 0
+    cell.recurrent_weights.requires_grad_(False)
+    NeuronAdapter().knobs(cell).time.turn(2.0)
+    assert [rate.item() for rate in rates.values()] == pytest.approx([100.0, 700.0])
+    rates["tau_mem_inv"].requires_grad_(False)
+    assert NeuronAdapter().knobs(norse.LIFRecurrentCell(4, 6, p=p)).time.floor == pytest.approx(0.9)
+
+
+def test_there_are_no_knobs_but_parameters():
+    for neuron in (norse.LIFCell(), norse.LIF(), norse.IAF(), norse.IzhikevichCell(tonic_spiking)):
+        assert NeuronAdapter().knobs(neuron) == (None, None, None)
+    constant = norse.LIFRecurrentCell(4, 6, input_weights=torch.ones(6, 4), recurrent_weights=torch.ones(6, 6))
+    assert NeuronAdapter().knobs(constant) == (None, None, None)
+    refractory = norse.LIFRefracParameters(norse.LIFParameters(v_th=nn.Parameter(torch.tensor(1.0))))
+    assert NeuronAdapter().knobs(norse.LIFRefracCell(refractory)).threshold.parameters == (refractory.lif.v_th,)
+    readout = norse.LI(p=norse.LIParameters(tau_mem_inv=nn.Parameter(torch.tensor(100.0))))
+    assert ReadoutAdapter().knobs(readout) == (None, None, None)
+
+
+def test_parameters_that_only_the_neuron_holds_are_restored_on_an_error():
+    rate = nn.Parameter(torch.tensor(100.0))
+    model = Net([norse.LIFCell(p=norse.LIFParameters(tau_mem_inv=rate))], NUM_INPUTS, False)
+    seen = []
+
+    def call(net, x):
+        seen.append(rate.item())
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return net(x)
+
+    assert rate not in set(model.parameters())
+    with pytest.raises(KeyboardInterrupt):
+        stabilize(model, spikes(6, 3).float(), call=call)
+    assert seen[-1] != 100
+    assert rate.item() == 100
