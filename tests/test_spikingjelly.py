@@ -123,7 +123,9 @@ def inputs(steps=7, batch=3, dtype=torch.float64):
 
 
 def network(*nodes, mode="m", width=6):
-    rows = [[layer.Linear(width if i else NUM_INPUTS, width), node] for i, node in enumerate(nodes)]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        rows = [[layer.Linear(width if i else NUM_INPUTS, width), node] for i, node in enumerate(nodes)]
     return Net([part for row in rows for part in row], mode).double()
 
 
@@ -148,10 +150,7 @@ def test_with_a_detached_reset_the_time_radius_is_the_leak(make, radius, mode):
 
 def test_both_step_modes_have_the_same_radii():
     def report(mode):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = network(neuron.LIFNode(), neuron.ParametricLIFNode(v_reset=None), mode=mode)
-        return measure(model, inputs())
+        return measure(network(neuron.LIFNode(), neuron.ParametricLIFNode(v_reset=None), mode=mode), inputs())
 
     assert [entry[2] for entry in report("s").entries()] == pytest.approx([entry[2] for entry in report("m").entries()])
 

@@ -26,8 +26,8 @@ class NeuronAdapter(StepAdapter):
 
     The memory is all state buffers (v_mem, i_syn, b, ...), followed by what a recurrent module adds to its next input.
     Knobs: the module in front moves the depth radius; the parameters of ``rec_connect`` and the decays exp(-1/tau) of
-    potential, synapse and adaptation move the time radius together, so far as they are learnable; so does a threshold
-    that the user made learnable move the firing rate.
+    potential, synapse and adaptation move the time radius together, so far as they are learnable; a threshold that the
+    user made learnable moves the firing rate. What ``record_states`` collects is not there while a model is measured.
     """
 
     spiking = True
@@ -43,8 +43,8 @@ class NeuronAdapter(StepAdapter):
         arrived = input_data.transpose(0, 1)
         _fit_states(module, arrived.shape[1:])
         # Its forward starts states in float32 and lets them grow into the dtype of the input with the first step.
-        kept = (state.to(torch.promote_types(state.dtype, arrived.dtype)) for state in _states(module).values())
-        states = tuple(state.detach().requires_grad_() for state in kept)
+        kept = [state.detach() for state in _states(module).values()]
+        states = tuple(state.to(torch.promote_types(state.dtype, arrived.dtype)) for state in kept)
         return arrived, (*states, torch.zeros_like(arrived[0])) if _is_recurrent(module) else states
 
     def step(self, module: Any, arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
@@ -58,6 +58,7 @@ class NeuronAdapter(StepAdapter):
             output = module.forward(arrived)
         else:
             output = module.forward(arrived[:, None])[:, 0]
+        output = output.to(arrived.dtype)  # spikes of sinabs are float32 whatever arrives
         after = tuple(module.recordings[name][:, 0] for name in names)
         if _is_recurrent(module):
             after = (*after, module.rec_connect(output).reshape(arrived.shape))

@@ -31,7 +31,8 @@ class NeuronAdapter(StepAdapter):
 
     The memory is all that the module registers as memory: v, and what else its kind has. Knobs: the module in front
     moves the depth radius; the learnable w of a ParametricLIFNode, whose potential decays by 1 - sigmoid(w) in a step,
-    moves the time radius. tau and the threshold are plain numbers, which no knob moves.
+    moves the time radius. tau and the threshold are plain numbers, which no knob moves. What ``store_v_seq`` collects
+    is not there while a model is measured.
     """
 
     spiking = True
@@ -94,7 +95,7 @@ class RecurrentAdapter(NeuronAdapter):
         if isinstance(module, layer.LinearRecurrentContainer):
             inputs = module.rc.out_features
             depth = together(_columns(module.rc.weight, slice(None, inputs)), multiplied([module.rc.bias]))
-            recurrent = _columns(module.rc.weight, slice(inputs, None))
+            recurrent: Knob | None = _columns(module.rc.weight, slice(inputs, None))
         else:
             moved = () if leaks is None else {id(w) for w in leaks.parameters}
             recurrent = multiplied(p for p in module.sub_module.parameters() if id(p) not in moved)
@@ -118,8 +119,7 @@ def _started(held: Any, reset: Any, after: Tensor) -> Tensor:
     if isinstance(held, Tensor) and held.shape == after.shape:
         return held
     value = reset if held is None or isinstance(held, Tensor) else held
-    started = torch.full_like(after, value) if isinstance(value, int | float) else torch.zeros_like(after)
-    return started.requires_grad_()  # else a neuron without parameters would leave the memories without a graph
+    return torch.full_like(after, value) if isinstance(value, int | float) else torch.zeros_like(after)
 
 
 def _leaks(module: nn.Module) -> Knob | None:

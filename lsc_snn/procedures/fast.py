@@ -118,7 +118,7 @@ class Fast:
         dials = self._free(report)
         for index, rate in enumerate(report.rates.tolist()):
             mine = [dial for dial in dials if dial.layer == index]
-            if held and not self._is_right(rate, mine):
+            if held and not self._is_right(index, rate, mine):
                 held = False
                 self._failures[index] += 1
                 spiking = not math.isnan(rate)
@@ -135,8 +135,8 @@ class Fast:
                 moved |= self._turn(dial, silent=False)
         return moved
 
-    def _is_right(self, rate: float, dials: list[Dial]) -> bool:
-        if self._goal.rate_excess(rate):
+    def _is_right(self, index: int, rate: float, dials: list[Dial]) -> bool:
+        if self._goal.rate_excess(rate) and movable(self._goal.knobs[index].threshold):
             return False
         return all(dial.error <= _HOLD * self._goal.tolerance for dial in dials if movable(dial.knob))
 
