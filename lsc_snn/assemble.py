@@ -48,8 +48,10 @@ class Assembly:
         layers = records[: len(self._layers)]
         if self._readouts:
             last_one = records[-1]
-            return Grid(points, tuple(layers), Decoder(last_one.name, last_one.depth, last_one.knobs.depth))
-        return Grid(points, tuple(layers), self._decoder(output, points))
+            return Grid(
+                points, tuple(layers), Decoder(last_one.name, last_one.depth, last_one.knobs.depth), self._steps
+            )
+        return Grid(points, tuple(layers), self._decoder(output, points), self._steps)
 
     def _lengths(self) -> Tensor:
         start = self._start

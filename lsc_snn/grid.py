@@ -284,8 +284,9 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Grid:
-    """A model as transitions at K ``points``: its layers from the input up, and the decoder, where there is one."""
+    """A model as transitions at K ``points`` of ``num_steps`` steps: its layers from the input up, and the decoder."""
 
     points: Points
     layers: tuple[LayerRecord, ...]
     decoder: Decoder | None
+    num_steps: int

@@ -142,8 +142,7 @@ def stabilize(
     kept = best_parameters = _snapshot(model.parameters())
     try:
         grid = trace(model, first, num_times=1, call=call)
-        names = tuple(layer.name for layer in grid.layers)
-        wanted = Target.parse(target, first.shape[0], len(names))
+        wanted = Target.parse(target, grid.num_steps, len(grid.layers))
         if isinstance(target, str) and not any(layer.memory for layer in grid.layers):
             wanted = Target.one()  # without time there is one path to every layer, and nothing to cancel
         goal = Goal(wanted, tolerance, (low, high), *knobs_of(grid))
