@@ -127,7 +127,7 @@ def test_the_radius_is_right_where_hundreds_of_eigenvalues_crowd_near_one():
     layer.scale_eigenvalues(2.0)
     time = one_record(nn.Sequential(layer)).time()
     torch.testing.assert_close(radius(time), torch.full((time.batch,), MAX_MAGNITUDE, dtype=torch.float64))
-    assert float(radius(Plain(time)).max()) < 0.97, "what 64 products say"
+    assert float((radius(Plain(time)) - MAX_MAGNITUDE).abs().max()) < 0.01, "what products say"
 
 
 class Plain:
