@@ -111,7 +111,10 @@ def stabilize_command(
         ),
     ] = "half",
     procedure: Annotated[
-        str, typer.Option(metavar="fast|paper", help="Ours, in seconds; or the published one, far slower.")
+        str,
+        typer.Option(
+            metavar="fast|gradient|paper", help="Ours, in seconds; descent; or the published one, far slower."
+        ),
     ] = "fast",
     tolerance: Annotated[float, typer.Option(help="Largest |radius - target| that is accepted.")] = 0.05,
     max_sweeps: Annotated[int, typer.Option(help="Most sweeps over the layers.")] = 50,
