@@ -24,17 +24,14 @@ class Assembly:
         self._data = inputs + [leaf for row in rows for leaf in row.leaves()]
         self._steps, self._batch = rows[0].shape
         self._middle = self._steps // 2
-        probes = [self._probe(row) for row in rows]
-        # A readout whose output goes on into another layer is a layer.
-        on_top = [not any(reached(probe, row.leaves(self._middle)) for probe in probes) for row in rows]
-        self._readouts = [row for row, top in zip(rows, on_top, strict=True) if row.adapter.role == "readout" and top]
+        self._probes = {row.name: self._probe(row) for row in rows}
+        self._readouts = [row for row in rows if row.adapter.role == "readout" and self._on_top(row)]
         self._layers = [row for row in rows if row not in self._readouts]
 
     def grid(self, output: Any, num_times: int, generator: torch.Generator | None) -> Grid:
         """Return the grid of the pass, whose model returned ``output``."""
         rows = [*self._layers, *self._readouts[-1:]]
-        probes = {row.name: self._probe(row) for row in rows}
-        looped = {row.name: self._fed_back(row, probes[row.name]) for row in rows}
+        looped = {row.name: self._fed_back(row) for row in rows}
         latency = {row.name: _latency(row, self._steps) for row in rows}
         lengths = self._lengths()
         first, last = int(any(loop is not None for loop in looped.values())), lengths - max(latency.values())
@@ -42,9 +39,7 @@ class Assembly:
         valid = torch.arange(self._steps, device=lengths.device)[:, None] < lengths
         records = []
         for index, row in enumerate(rows):
-            records.append(
-                self._record(row, rows[:index], probes[row.name], looped[row.name], latency[row.name], points, valid)
-            )
+            records.append(self._record(row, rows[:index], looped[row.name], latency[row.name], points, valid))
         layers = records[: len(self._layers)]
         if self._readouts:
             last_one = records[-1]
@@ -64,8 +59,13 @@ class Assembly:
         zero = torch.zeros(1, dtype=torch.long, device=self._start.device)
         return row.arrived(Points(zero + self._middle, zero))
 
-    def _fed_back(self, row: Row, probe: Tensor) -> list[nn.Parameter] | None:
+    def _on_top(self, row: Row) -> bool:
+        """Say whether no layer gets what this one hands up: a readout that feeds a layer is a layer."""
+        return not any(reached(probe, row.leaves(self._middle)) for probe in self._probes.values())
+
+    def _fed_back(self, row: Row) -> list[nn.Parameter] | None:
         """Return the parameters by which the user's forward feeds a cell's output back, or None if it does not."""
+        probe = self._probes[row.name]
         if not isinstance(row, CellRow) or self._steps < 2:
             return None
         (before,) = row.leaves(self._middle - 1)
@@ -75,12 +75,12 @@ class Assembly:
         self,
         row: Row,
         lower: list[Row],
-        probe: Tensor,
         looped: list[nn.Parameter] | None,
         latency: int,
         points: Points,
         valid: Tensor,
     ) -> LayerRecord:
+        probe = self._probes[row.name]
         below = next((r for r in reversed(lower) if reached(probe, r.leaves(self._middle))), None)
         start = None if isinstance(self._start, EventBatch) else self._start
         leaf = start if below is None else below.leaves(self._middle)[0]

@@ -157,6 +157,14 @@ def run_by_steps(adapter: StepAdapter, module: Any, inputs: Tensor, memory: Memo
     return Pass(inputs, torch.stack(outputs), lambda output: output, at), memory
 
 
+def parts_of(name: str, module: Any, adapter: StepAdapter, memory: Memory) -> Iterator[tuple[str, Any, Memory]]:
+    """Yield (name, part, its memory) of the layers inside a sequence module, from the input up."""
+    parts = adapter.parts(module)
+    size = len(memory) // len(parts)
+    for index, part in enumerate(parts):
+        yield name if len(parts) == 1 else f"{name}.{index}", part, memory[index * size : (index + 1) * size]
+
+
 def unrolled(
     name: str,
     module: Any,
@@ -183,12 +191,10 @@ def unrolled(
             output, after = adapter.step(module, signal, memory)
         into.setdefault(name, []).append(after or (output,))
         return adapter.pack(module, output, after)
-    parts = adapter.parts(module)
     last: Memory = ()
-    size = len(memory) // len(parts)
-    for index, part in enumerate(parts):
-        now, outputs = memory[index * size : (index + 1) * size], []
-        into[name if len(parts) == 1 else f"{name}.{index}"] = memories = []
+    for full_name, part, now in parts_of(name, module, adapter, memory):
+        outputs: list[Tensor] = []
+        memories = into[full_name] = []
         with attributes_kept(module):
             for arrived in signal.unbind(0):
                 output, now = adapter.step(part, arrived, now)

@@ -15,7 +15,7 @@ from lsc_snn.assemble import Assembly
 from lsc_snn.events import EventBatch, Inputs
 from lsc_snn.graph import reached
 from lsc_snn.grid import Grid, Memory, Points
-from lsc_snn.recording import CellRow, Row, SequenceRow, run_by_steps, undisturbed
+from lsc_snn.recording import CellRow, Row, SequenceRow, parts_of, run_by_steps, undisturbed
 from lsc_snn.unknown import unknown_memory, watched
 
 Call = Callable[[nn.Module, Any], Any]
@@ -130,8 +130,9 @@ def trace(
     where a layer hands its output up, so that what stands between two layers is recorded by autograd, and a transition
     sees nothing but one step.
 
-    Raises ValueError or TypeError for bad inputs (``check_inputs``), a model without a known layer, and a layer that is
-    never called, or more than once; errors of the model's own forward pass through. The model is as before either way.
+    Raises ValueError or TypeError for bad inputs (``check_inputs``), a model without a known layer, a module with
+    memory that no adapter knows, a layer that is never called, or not as often as the others, and a state that is
+    detached between steps; errors of the model's own forward pass through. The model is as before either way.
     """
     _checks.check_count("num_times", num_times)
     handled = handled_modules(model)
@@ -171,15 +172,14 @@ def _record_call(rows: dict[str, Row], entry: Handled, args: tuple[Any, ...], kw
         row = rows[name] = SequenceRow(name, module, adapter, done)
         return done.returned(row.leaf)
     if not adapter.over_time(module):
-        cell = rows.setdefault(name, CellRow(name, module, adapter))
-        return cell.call(args, kwargs) if isinstance(cell, CellRow) else None
+        cell = rows.get(name)
+        if not isinstance(cell, CellRow):
+            cell = rows[name] = CellRow(name, module, adapter)
+        return cell.call(args, kwargs)
     signal, memory = adapter.unpack(module, *args, **kwargs)
-    parts = adapter.parts(module)
     last: Memory = ()
-    size = len(memory) // len(parts)
-    for index, part in enumerate(parts):
-        done, after = run_by_steps(adapter, part, signal, memory[index * size : (index + 1) * size])
-        full_name = name if len(parts) == 1 else f"{name}.{index}"
+    for full_name, part, first in parts_of(name, module, adapter, memory):
+        done, after = run_by_steps(adapter, part, signal, first)
         row = rows[full_name] = SequenceRow(full_name, part, adapter, done)
         signal = row.leaf
         last += after
