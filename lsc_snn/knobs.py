@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,22 @@ def movable(knob: Knob | None) -> bool:
     return knob is not None and any(parameter.requires_grad for parameter in knob.parameters)
 
 
+def changed(parameters: Iterable[nn.Parameter | None], change: Callable[[Tensor, float], Tensor]) -> Knob | None:
+    """Return the knob that sets each unfrozen parameter to ``change(parameter, factor)``, or None without any.
+
+    For values behind a parametrisation: ``change`` goes from the parameter to the value, multiplies, and comes back.
+    """
+    present = tuple(parameter for parameter in parameters if parameter is not None)
+
+    @torch.no_grad()
+    def turn(factor: float) -> None:
+        for parameter in present:
+            if parameter.requires_grad:
+                parameter.copy_(change(parameter, factor))
+
+    return Knob(present, turn) if present else None
+
+
 def multiplied(parameters: Iterable[nn.Parameter | None]) -> Knob | None:
     """Return the knob that multiplies parameters as they are, or None without any.
 
@@ -47,15 +63,7 @@ def multiplied(parameters: Iterable[nn.Parameter | None]) -> Knob | None:
     >>> weight.tolist()
     [0.5, 0.5]
     """
-    present = tuple(parameter for parameter in parameters if parameter is not None)
-
-    @torch.no_grad()
-    def turn(factor: float) -> None:
-        for parameter in present:
-            if parameter.requires_grad:
-                parameter.mul_(factor)
-
-    return Knob(present, turn) if present else None
+    return changed(parameters, lambda parameter, factor: parameter * factor)
 
 
 def together(*knobs: Knob | None) -> Knob | None:

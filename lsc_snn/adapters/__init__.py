@@ -5,7 +5,7 @@ from and imported only then, so that ``import lsc_snn`` needs torch and numpy al
 """
 
 from lsc_snn.adapters.base import Adapter, Pass, SequenceAdapter, StepAdapter, find_adapters, register_adapter
-from lsc_snn.knobs import Knob, Knobs, multiplied, together
+from lsc_snn.knobs import Knob, Knobs, changed, multiplied, together
 
 __all__ = [
     "Adapter",
@@ -14,6 +14,7 @@ __all__ = [
     "Pass",
     "SequenceAdapter",
     "StepAdapter",
+    "changed",
     "find_adapters",
     "multiplied",
     "register_adapter",

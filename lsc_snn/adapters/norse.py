@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lsc_snn.adapters.base import StepAdapter, register_adapter
 from lsc_snn.grid import Memory
-from lsc_snn.knobs import Knob, Knobs, movable, multiplied, together
+from lsc_snn.knobs import Knob, Knobs, changed, movable, multiplied, together
 
 _RATES = ("tau_mem_inv", "tau_syn_inv", "tau_adapt_inv", "tau_ada_inv")
 """Parameters that are inverse time constants: what they belong to decays by 1 - dt rate in a step."""
@@ -138,16 +138,13 @@ def _slowest_constant(module: Any) -> float:
 
 def _decays(module: Any) -> Knob | None:
     """Return the knob that multiplies the decays 1 - dt rate behind inverse time constants."""
-    found = [_parameter(level, name) for level in _levels(module.p) for name in _RATES]
-    rates = tuple(rate for rate in found if rate is not None)
 
-    @torch.no_grad()
-    def turn(factor: float) -> None:
-        for rate in (rate for rate in rates if rate.requires_grad):
-            decay = (1 - module.dt * rate) * factor
-            rate.copy_((1 - decay.clamp(-_SLOWEST, _SLOWEST)) / module.dt)
+    def change(rate: Tensor, factor: float) -> Tensor:
+        decay: Tensor = (1 - module.dt * rate) * factor
+        after: Tensor = (1 - decay.clamp(-_SLOWEST, _SLOWEST)) / module.dt
+        return after
 
-    return Knob(rates, turn) if rates else None
+    return changed((_parameter(level, name) for level in _levels(module.p) for name in _RATES), change)
 
 
 def _threshold(module: Any) -> Knob | None:

@@ -14,7 +14,7 @@ from lsc_snn.adapters.base import Pass, SequenceAdapter, register_adapter
 from lsc_snn.adapters.ssm import BlockAdapter, StateSpaceAdapter
 from lsc_snn.events import EventBatch, Inputs
 from lsc_snn.grid import Memory, Points, Step
-from lsc_snn.knobs import Knob, Knobs, movable
+from lsc_snn.knobs import Knob, Knobs, changed, movable, multiplied, together
 from lsc_snn.layers import LI, SpikingLayer
 from lsc_snn.linearise import ClosedDepth, ClosedTime, closed_depth, closed_time
 from lsc_snn.neurons import NeuronState, step
@@ -98,18 +98,26 @@ class SpikingAdapter(SequenceAdapter):
 
     def knobs(self, module: SpikingLayer) -> Knobs:
         """Return the knobs of the layer; a feed-forward layer has no recurrent weights in its time knob."""
-        scale = (module.threshold_raw, module.beta_raw)
+        scale = _positive(module.threshold_raw, module.beta_raw)
         attached = module.reset == "soft" and not module.detach_reset
-        louder, smaller = _knob((module.weight, module.bias)), _knob((module.weight, module.bias), scale)
-        if not movable(louder):  # frozen weights: a threshold that moved alone would not set the radius
-            smaller = louder
+        drive = multiplied([module.weight, module.bias])
         return Knobs(
-            depth=Knob(smaller.parameters, lambda factor: (smaller if factor < 0.5 else louder).turn(factor)),
-            time=_knob(
-                (module.recurrent_raw,), scale if attached else (module.beta_raw,), (module.alpha_raw, module.rho_raw)
+            depth=_louder(drive, scale),
+            time=together(
+                multiplied([module.recurrent_raw]),
+                scale if attached else _positive(module.beta_raw),
+                _decays(module.alpha_raw, module.rho_raw),
             ),
-            threshold=_knob((), scale),
+            threshold=scale,
         )
+
+
+def _louder(drive: Knob | None, scale: Knob | None) -> Knob | None:
+    """Return the knob of the input weights, which takes the scale of the potential along where it cuts by half."""
+    both = together(drive, scale)
+    if drive is None or both is None or not movable(drive):
+        return drive  # frozen weights: a threshold that moved alone would not set the radius
+    return Knob(both.parameters, lambda factor: (both if factor < 0.5 else drive).turn(factor))
 
 
 class ReadoutAdapter(SequenceAdapter):
@@ -138,38 +146,21 @@ class ReadoutAdapter(SequenceAdapter):
 
     def knobs(self, module: LI) -> Knobs:
         """Return the weight knob. The readout's own time transition is no part of the grid."""
-        return Knobs(depth=_knob((module.weight, module.bias)), time=None)
+        return Knobs(depth=multiplied([module.weight, module.bias]), time=None)
 
 
 def _memory_of(state: NeuronState) -> Memory:
     return (state.v,) if state.a is None else (state.v, state.a)
 
 
-def _knob(
-    plain: Iterable[nn.Parameter | None],
-    positive: Iterable[nn.Parameter | None] = (),
-    decays: Iterable[nn.Parameter | None] = (),
-) -> Knob:
-    """Return the knob that multiplies plain parameters, and the values behind raw positive ones and raw decays."""
-    groups = [
-        ([p for p in group if p is not None], value, raw)
-        for group, value, raw in (
-            (plain, None, None),
-            (positive, _parametrize.positive, _parametrize.raw_positive),
-            (decays, _parametrize.decay, _parametrize.raw_decay),
-        )
-    ]
+def _positive(*parameters: nn.Parameter | None) -> Knob | None:
+    """Return the knob that multiplies the positive values behind raw parameters."""
+    return changed(parameters, lambda p, factor: _parametrize.raw_positive(_parametrize.positive(p) * factor))
 
-    @torch.no_grad()
-    def turn(factor: float) -> None:
-        for parameters, value, raw in groups:
-            for parameter in (p for p in parameters if p.requires_grad):
-                if value is None or raw is None:
-                    parameter.mul_(factor)
-                else:
-                    parameter.copy_(raw(value(parameter) * factor))
 
-    return Knob(tuple(parameter for parameters, _, _ in groups for parameter in parameters), turn)
+def _decays(*parameters: nn.Parameter | None) -> Knob | None:
+    """Return the knob that multiplies the decays behind raw parameters."""
+    return changed(parameters, lambda p, factor: _parametrize.raw_decay(_parametrize.decay(p) * factor))
 
 
 register_adapter(SpikingLayer, SpikingAdapter())

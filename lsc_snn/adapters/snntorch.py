@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lsc_snn.adapters.base import Pass, SequenceAdapter, StepAdapter, register_adapter
 from lsc_snn.grid import Memory, Points, Step
-from lsc_snn.knobs import Knob, Knobs, multiplied, together
+from lsc_snn.knobs import Knob, Knobs, changed, multiplied, together
 from lsc_snn.recording import undisturbed
 
 DECAY_MIN, DECAY_MAX = 1e-12, 1 - 1e-4
@@ -271,15 +271,7 @@ def _decays(
     parameters: Sequence[nn.Parameter | None], decay: Callable[[Tensor], Tensor], raw: Callable[[Tensor], Tensor]
 ) -> Knob | None:
     """Return the knob that multiplies the decays behind raw parameters, within bounds; None without any."""
-    present = tuple(parameter for parameter in parameters if parameter is not None)
-
-    @torch.no_grad()
-    def turn(factor: float) -> None:
-        for parameter in present:
-            if parameter.requires_grad:
-                parameter.copy_(raw((decay(parameter.double()) * factor).clamp(DECAY_MIN, DECAY_MAX)))
-
-    return Knob(present, turn) if present else None
+    return changed(parameters, lambda p, factor: raw((decay(p.double()) * factor).clamp(DECAY_MIN, DECAY_MAX)))
 
 
 def _forget_gates(biases: Sequence[nn.Parameter | None], size: int) -> Knob | None:

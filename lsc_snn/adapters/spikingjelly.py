@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lsc_snn.adapters.base import StepAdapter, register_adapter
 from lsc_snn.grid import Memory
-from lsc_snn.knobs import Knob, Knobs, multiplied, together
+from lsc_snn.knobs import Knob, Knobs, changed, multiplied, together
 from lsc_snn.recording import attributes_kept
 
 _NOT_CARRIED = ("v_seq", "mask", "dropped_w", "dropped_b")
@@ -124,16 +124,12 @@ def _started(held: Any, reset: Any, after: Tensor) -> Tensor:
 
 def _leaks(module: nn.Module) -> Knob | None:
     """Return the knob that multiplies the decay 1 - sigmoid(w) of every ParametricLIFNode of a module."""
-    found = tuple(inner.w for inner in module.modules() if isinstance(inner, neuron.ParametricLIFNode))
 
-    @torch.no_grad()
-    def turn(factor: float) -> None:
-        for w in (w for w in found if w.requires_grad):
-            decay = torch.sigmoid(-w.double())
-            turned = (decay * factor).clamp(min=_FASTEST).minimum(decay.clamp(min=_SLOWEST))
-            w.copy_(-torch.logit(turned))
+    def change(w: Tensor, factor: float) -> Tensor:
+        decay = torch.sigmoid(-w.double())
+        return -torch.logit((decay * factor).clamp(min=_FASTEST).minimum(decay.clamp(min=_SLOWEST)))
 
-    return Knob(found, turn) if found else None
+    return changed((inner.w for inner in module.modules() if isinstance(inner, neuron.ParametricLIFNode)), change)
 
 
 def _fixed_leak(module: nn.Module) -> float:
