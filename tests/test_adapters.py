@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from cases import normal, seeded
 from lsc_snn import ALIF, LI, LIF, EventBatch, Network, NetworkConfig, gradient_profile, measure, register_adapter
-from lsc_snn.adapters import Knob, Knobs, Pass, SequenceAdapter, base, find_adapters
+from lsc_snn.adapters import Knob, Knobs, Pass, SequenceAdapter, find_adapters
 from lsc_snn.adapters.own import ReadoutAdapter, SpikingAdapter
 from lsc_snn.grid import Points
 from reference import KINDS, drive, make_layer
@@ -57,12 +57,6 @@ class LeakyAdapter(SequenceAdapter):
 
     def knobs(self, module):
         return Knobs(depth=None, time=None)
-
-
-@pytest.fixture
-def registry(monkeypatch):
-    """The registry, restored afterwards."""
-    monkeypatch.setattr(base, "_ADAPTERS", dict(base._ADAPTERS))
 
 
 @pytest.mark.usefixtures("registry")

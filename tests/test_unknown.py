@@ -6,7 +6,6 @@ from torch import nn
 
 import lsc_snn as lsc
 from cases import normal, seeded
-from lsc_snn.adapters import base
 
 
 class Cell(nn.Module):
@@ -98,8 +97,8 @@ def test_a_module_with_unknown_memory_is_named(model, named):
     assert [dict(module._forward_hooks) for module in model.modules()] == hooks
 
 
-def test_the_lines_that_the_error_shows_are_an_adapter_that_works(monkeypatch):
-    monkeypatch.setattr(base, "_ADAPTERS", dict(base._ADAPTERS))
+@pytest.mark.usefixtures("registry")
+def test_the_lines_that_the_error_shows_are_an_adapter_that_works():
     inputs = normal(20, 8, 6, seed=4)
     with pytest.raises(ValueError, match="got Cell, which carries memory") as error:
         lsc.measure(Beside(Cell(6, 6)), inputs)

@@ -1,0 +1,169 @@
+"""What the procedures promise beside convergence: descent without knobs, knobs that cannot, floors, restarts."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import lsc_snn as lsc
+from cases import normal, seeded
+from lsc_snn.adapters import Knobs, StepAdapter, multiplied
+from lsc_snn.knobs import Knob
+from lsc_snn.procedures.fast import Fast, Secant
+from lsc_snn.procedures.goal import Goal
+
+
+class Cell(nn.Module):
+    """A leak and a recurrent matrix; ``leak`` is a constant."""
+
+    def __init__(self, size, leak=0.0):
+        super().__init__()
+        self.leak = leak
+        self.weight = nn.Parameter(normal(size, size, seed=1) / size**0.5)
+        self.recurrent = nn.Parameter(normal(size, size, seed=2) / size**0.5)
+
+    def forward(self, x, state):
+        state = self.leak * state + torch.tanh(x @ self.weight.T + state @ self.recurrent.T)
+        return state, state
+
+
+class CellAdapter(StepAdapter):
+    def __init__(self, with_knobs=True):
+        self.with_knobs = with_knobs
+
+    def unpack(self, module, x, state):
+        return x, (state,)
+
+    def step(self, module, x, memory):
+        output, state = module(x, memory[0])
+        return output, (state,)
+
+    def pack(self, module, output, memory):
+        return output, memory[0]
+
+    def knobs(self, module):
+        if not self.with_knobs:
+            return Knobs(depth=multiplied([]), time=None)
+        return Knobs(depth=multiplied([module.weight]), time=multiplied([module.recurrent]))
+
+
+class Net(nn.Module):
+    def __init__(self, *cells):
+        super().__init__()
+        self.cells = nn.ModuleList(cells)
+
+    def forward(self, x):
+        states, outputs = [torch.zeros_like(x[0])] * len(self.cells), []
+        for signal in x:
+            for index, cell in enumerate(self.cells):
+                signal, states[index] = cell(signal, states[index])
+            outputs.append(signal)
+        return torch.stack(outputs)
+
+
+@pytest.mark.usefixtures("registry")
+def test_descent_reaches_the_target_where_no_knob_is_known():
+    lsc.register_adapter(Cell, CellAdapter(with_knobs=False))
+    model, x = Net(Cell(12), Cell(12)), normal(15, 16, 12, seed=3)
+    by_knobs = lsc.stabilize(model, x, target="half")
+    assert not by_knobs.converged
+    assert all("no parameter of the layer moves it" in reason for reason in by_knobs.reasons)
+    result = lsc.stabilize(model, x, target="half", procedure="gradient", max_sweeps=200)
+    assert result.converged
+    exact = lsc.measure(model, x, method="exact")
+    for radii in (exact.time, exact.depth, torch.tensor([exact.encoder])):
+        assert float((radii - 0.5).abs().max()) < 0.06
+
+
+@pytest.mark.usefixtures("registry")
+def test_descent_leaves_gradients_frozen_parameters_and_the_random_state_alone():
+    lsc.register_adapter(Cell, CellAdapter(with_knobs=False))
+    model = Net(Cell(6))
+    model.cells[0].recurrent.requires_grad_(False)
+    model.cells[0].weight.grad = torch.ones(6, 6, dtype=torch.float64)
+    frozen, state = model.cells[0].recurrent.clone(), torch.get_rng_state()
+    lsc.stabilize(model, normal(9, 4, 6), target="half", procedure="gradient", max_sweeps=3)
+    assert torch.equal(model.cells[0].recurrent, frozen)
+    assert torch.equal(model.cells[0].weight.grad, torch.ones(6, 6, dtype=torch.float64))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.usefixtures("registry")
+def test_what_cannot_be_reached_does_not_keep_the_rest_from_its_target():
+    lsc.register_adapter(Cell, CellAdapter())
+    model = Net(Cell(12, leak=0.9), Cell(12))
+    result = lsc.stabilize(model, normal(15, 16, 12, seed=3), target="half")
+    assert not result.converged
+    assert result.sweeps < 50
+    assert len(result.reasons) == 1
+    assert result.reasons[0].startswith("cells.0: time radius")
+
+
+def test_a_knob_is_stuck_after_three_large_moves_without_response():
+    secant = Secant()
+    for _ in range(3):
+        secant.step(0.0, -3.0)
+        assert not secant.stuck
+    secant.step(0.0, -3.0)
+    assert secant.stuck
+    responding = Secant()
+    for reading in (0.0, -0.5, -1.0, -1.5, -2.0):
+        responding.step(reading, -5.0)
+    assert not responding.stuck
+
+
+class Dummy:
+    """A knob that remembers its factors."""
+
+    def __init__(self, floor=0.0):
+        self.factors = []
+        self.knob = Knob((nn.Parameter(torch.ones(1)),), self.factors.append, floor)
+
+
+def report(time, depth, rate):
+    return lsc.RadiusReport(("a",), torch.tensor([time]), torch.tensor([]), depth, math.nan, torch.tensor([rate]))
+
+
+def fast(depth, time, threshold=None):
+    knobs = Knobs(depth.knob, time.knob, threshold)
+    return Fast(Goal(lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), (knobs,), None))
+
+
+def test_a_spiking_layer_that_keeps_failing_starts_again_at_a_small_scale_and_another_does_not():
+    for rate, expected in ((0.1, [1 / 8]), (math.nan, [])):
+        depth, time = Dummy(), Dummy()
+        procedure = fast(depth, time)
+        for index in range(7):
+            assert procedure.sweep(report(0.5, 1.0 + 0.9 * (index % 2), rate))
+        assert depth.factors[6:][: len(expected)] == expected
+        assert (1 / 8 in time.factors) == bool(expected)
+
+
+def test_a_radius_is_not_pushed_below_its_floor():
+    depth, time = Dummy(), Dummy(floor=0.9)
+    procedure = fast(depth, time)
+    assert procedure.badness(report(0.945, 0.5, 0.1)) == pytest.approx(0.0, abs=1e-4)
+    procedure.sweep(report(1.2, 0.5, 0.1))
+    assert time.factors == pytest.approx([0.945 / 1.2], rel=1e-5)
+
+
+def test_a_rate_that_no_knob_moves_holds_nothing_up():
+    depth, time = Dummy(), Dummy()
+    assert not fast(depth, time).sweep(report(0.5, 0.5, 0.6))
+    threshold = Dummy()
+    assert fast(depth, time, threshold.knob).sweep(report(0.5, 0.5, 0.6))
+    assert threshold.factors[0] > 1
+
+
+def test_a_feed_forward_model_aims_at_one_by_name_and_at_what_is_asked_by_numbers():
+    net = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16)).double()
+    x = normal(32, 16, seed=5)
+    assert lsc.stabilize(net, x).target == lsc.Target.one()
+    assert lsc.stabilize(net, x, target=(0.5, 0.5)).target == lsc.Target(0.5, 0.5)
+
+
+def test_balanced_takes_the_steps_of_the_grid_whatever_the_order_of_the_axes():
+    gru = nn.GRU(6, 6, batch_first=True)
+    x = torch.rand(4, 20, 6, generator=seeded())
+    assert lsc.stabilize(gru, x, target="balanced", max_sweeps=1).target == lsc.Target.balanced(20, 1)
