@@ -175,8 +175,9 @@ def gradient_profile(
 
     with undisturbed(model), replaced_forwards(handled, unroll), torch.enable_grad():
         output = model(inputs) if call is None else call(model, inputs)
-        scalar = _projected(_last_valid(_tensor_of(output), inputs), generator)
-    layers = list(columns.values())
+        layers = list(columns.values())
+        shape = (len(layers[0]), len(layers[0][0][0]))
+        scalar = _projected(_last_valid(_tensor_of(output), inputs, shape), generator)
     nodes = [tensor for memories in layers for memory in memories for tensor in memory]
     gradients = iter(torch.autograd.grad(scalar, nodes, materialize_grads=True))
     norms = [_norms([[next(gradients) for _ in memory] for memory in memories]) for memories in layers]
@@ -197,13 +198,13 @@ def _tensor_of(output: Any) -> Tensor:
     return tensor
 
 
-def _last_valid(output: Tensor, inputs: Inputs) -> Tensor:
-    steps, batch = inputs.shape[:2]
-    if output.dim() < 3 or output.shape[:2] != (steps, batch):
-        return output
-    if isinstance(inputs, Tensor):
-        return output[-1]
-    return output[inputs.lengths - 1, torch.arange(batch, device=output.device)]
+def _last_valid(output: Tensor, inputs: Inputs, shape: tuple[int, int]) -> Tensor:
+    """Return the output at the last valid step of each sample, for ``shape`` (T, B); all of it without a time axis."""
+    if output.dim() > 2 and output.shape[:2] == shape:
+        if isinstance(inputs, Tensor):
+            return output[-1]
+        return output[inputs.lengths - 1, torch.arange(shape[1], device=output.device)]
+    return output[:, -1] if output.dim() > 2 and output.shape[:2] == shape[::-1] else output
 
 
 def _projected(output: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cases import normal, seeded
-from lsc_snn import ALIF, LI, LIF, LSNN, EventBatch, Network, NetworkConfig
+from lsc_snn import ALIF, LI, LIF, LSNN, EventBatch, Network, NetworkConfig, gradient_profile
 from lsc_snn.grid import Points
 from lsc_snn.surrogate import Gaussian
 from lsc_snn.trace import trace
@@ -293,3 +293,58 @@ def test_points_take_rows_of_a_sequence():
     sequence = normal(5, 2, 3)
     points = Points(torch.tensor([4, 0]), torch.tensor([1, 0]))
     assert torch.equal(points.take(sequence), torch.stack([sequence[4, 1], sequence[0, 0]]))
+
+
+class Cells(nn.Module):
+    """Two cells in a user's own loop, with what users do to it."""
+
+    def __init__(self, habit=""):
+        super().__init__()
+        self.habit = habit
+        self.first, self.second = (nn.GRUCell(size, 6, dtype=torch.float64) for size in (5, 6))
+        for index, parameter in enumerate(self.parameters()):
+            nn.init.normal_(parameter, std=0.6, generator=seeded(index))
+
+    def forward(self, x):
+        x = x.expand(7, -1, -1) if self.habit == "static" else x
+        x = x.transpose(0, 1) if self.habit == "batch first" else x
+        h, g, outputs = x.new_zeros(x.shape[1], 6), x.new_zeros(x.shape[1], 6), []
+        for step, arrived in enumerate(x):
+            with torch.set_grad_enabled(self.habit != "no_grad"):
+                h = self.first(arrived, h)
+                if self.habit != "uneven" or step % 2:
+                    g = self.second(h, g)
+            if self.habit == "truncated":
+                h, g = h.detach(), g.detach()
+            outputs.append(g)
+        return torch.stack(outputs, 1 if self.habit == "batch first" else 0)
+
+
+@pytest.mark.parametrize(
+    ("habit", "message"),
+    [
+        ("no_grad", "layer 'first': expected a gradient from step to step, got none: called under torch.no_grad"),
+        ("truncated", "layer 'first': expected a gradient from step to step, got none: its state is detached"),
+        ("uneven", r"layer 'second': expected as many steps and samples as layer 'first' has, \(7, 3\), got \(3, 3\)"),
+    ],
+)
+def test_a_loop_without_a_gradient_is_named(habit, message):
+    with pytest.raises(ValueError, match=message):
+        trace(Cells(habit), normal(7, 3, 5))
+
+
+def test_the_order_of_axes_and_a_static_input_change_no_transition_and_no_profile():
+    x = normal(7, 3, 5)
+    plain, turned = trace(Cells(), x), trace(Cells("batch first"), x.transpose(0, 1))
+    for layer, other in zip(plain.layers, turned.layers, strict=True):
+        torch.testing.assert_close(other.depth().to_dense(), layer.depth().to_dense())
+        torch.testing.assert_close(other.time().to_dense(), layer.time().to_dense())
+    torch.testing.assert_close(turned.decoder.transition().to_dense(), plain.decoder.transition().to_dense())
+    profile = gradient_profile(Cells(), x)
+    torch.testing.assert_close(gradient_profile(Cells("batch first"), x.transpose(0, 1)), profile)
+    static = normal(3, 5)
+    repeated = static.expand(7, -1, -1)
+    torch.testing.assert_close(gradient_profile(Cells("static"), static), gradient_profile(Cells(), repeated))
+    once, expected = trace(Cells("static"), static, num_times=1), trace(Cells(), repeated, num_times=1)
+    for layer, other in zip(expected.layers, once.layers, strict=True):
+        torch.testing.assert_close(other.depth().to_dense(), layer.depth().to_dense())
