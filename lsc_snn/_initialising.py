@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
@@ -15,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lsc_snn import _checks
+from lsc_snn._kept import cycled, restore, snapshot
 from lsc_snn.events import EventBatch, Inputs
 from lsc_snn.layers import InputLayer
 from lsc_snn.recording import undisturbed
-from lsc_snn.trace import Call
+from lsc_snn.trace import Call, check_inputs
 
 # Their 2-D weights are tables of vectors and gains, not matrices that multiply.
 _NO_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
@@ -112,13 +111,11 @@ def zero_biases(module: nn.Module, prefix: str) -> list[str]:
 @contextlib.contextmanager
 def kept_on_error(model: nn.Module) -> Iterator[None]:
     """Run a block that writes parameters; if it raises, an interrupt included, they are as before."""
-    kept = [(parameter, parameter.detach().clone()) for parameter in model.parameters()]
+    kept = snapshot(model.parameters())
     try:
         yield
     except BaseException:
-        with torch.no_grad():
-            for parameter, value in kept:
-                parameter.copy_(value)
+        restore(kept)
         raise
 
 
@@ -134,43 +131,14 @@ def source_of(generator: torch.Generator | None) -> torch.Generator:
 
 
 def stream_of(model: nn.Module, batches: Inputs | Iterable[Inputs]) -> Iterator[Inputs]:
-    """Return checked batches, gone through again and again.
+    """Yield checked batches, gone through again and again.
 
-    Raises TypeError or ValueError, at the latest when the batch at fault comes, for no batch at all, one that is empty,
+    Raises TypeError or ValueError, when the batch at fault comes, for no batch at all, one that is empty,
     not floating, not finite or on another device than the model, and for parameters that are not finite.
     """
-    for name, parameter in model.named_parameters():
-        _checks.check_finite(f"parameter {name}", parameter)
-    if isinstance(batches, Tensor | EventBatch):
-        batches = [batches]
-    elif not isinstance(batches, Iterable):
-        raise TypeError(
-            f"batches: expected a tensor, an EventBatch or an iterable of them, got {type(batches).__name__}"
-        )
-    stream = itertools.cycle(batches)
-    first = next(stream, None)
-    if first is None:
-        raise ValueError("batches: expected at least one batch, got none")
-    return (_checked(model, batch) for batch in itertools.chain([first], stream))
-
-
-def _checked(model: nn.Module, batch: Inputs) -> Inputs:
-    if not isinstance(batch, EventBatch):
-        _checks.check_float("batches", batch)
-        if batch.dim() < 2 or batch.numel() == 0:
-            raise ValueError(
-                "batches: expected (time steps, batch, features...), or (batch, features...) for a model without time, "
-                f"none of them empty, got shape {tuple(batch.shape)}"
-            )
-    for parameter in model.parameters():
-        if parameter.device != batch.device:
-            raise ValueError(
-                f"batches: expected the model's device {parameter.device}, got {batch.device}; "
-                "move one of them with .to(device)"
-            )
-    if not isinstance(batch, EventBatch):
-        _checks.check_finite("batches", batch)
-    return batch
+    for batch in cycled(batches):
+        check_inputs(model, batch, "batches")
+        yield batch
 
 
 Seen = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]

@@ -6,15 +6,16 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lsc_snn import _checks
-from lsc_snn.events import EventBatch, Inputs
+from lsc_snn._kept import cycled, restore, snapshot
+from lsc_snn.events import Inputs
 from lsc_snn.grid import Grid
 from lsc_snn.measure import RadiusReport, draw_seed, report_of
 from lsc_snn.procedures import fast, gradient, paper
@@ -119,7 +120,7 @@ def stabilize(
     if not 0 <= low < high:
         raise ValueError(f"rate_band: expected 0 <= low < high, got {rate_band}; the default is {RATE_BAND}")
     handled_modules(model)
-    stream = _cycle(batches)
+    stream = cycled(batches)
     first = next(stream)
     start = time.perf_counter()
     seed = draw_seed(generator)
@@ -139,7 +140,7 @@ def stabilize(
 
     history: list[RadiusReport] = []
     best, best_badness = -1, math.inf
-    kept = best_parameters = _snapshot(model.parameters())
+    kept = best_parameters = snapshot(model.parameters())
     try:
         grid = trace(model, first, num_times=1, call=call)
         wanted = Target.parse(target, grid.num_steps, len(grid.layers))
@@ -149,7 +150,7 @@ def stabilize(
         # A layer may hold parameters in a plain tuple, as Norse's do: its knobs know them, the model does not.
         held = [parameter for knobs in goal.knobs for knob in knobs if knob for parameter in knob.parameters]
         movable = [*model.parameters(), *held]
-        kept = best_parameters = _snapshot(movable)
+        kept = best_parameters = snapshot(movable)
         if procedure == "fast":
             reports = fast.run(goal, measured, max_sweeps)
         elif procedure == "gradient":
@@ -163,15 +164,15 @@ def stabilize(
         for report, badness in reports:
             history.append(report)
             if best < 0 or badness < best_badness:
-                best, best_badness, best_parameters = len(history) - 1, badness, _snapshot(movable)
+                best, best_badness, best_parameters = len(history) - 1, badness, snapshot(movable)
             if progress:
                 print(f"sweep {len(history) - 1}: worst error {badness:.2f} times what is allowed", file=sys.stderr)
         after = history[-1]
         if best_badness < badness:
-            _restore(best_parameters)
+            restore(best_parameters)
             after = measured()
     except BaseException:
-        _restore(kept)
+        restore(kept)
         raise
     return StabilizeReport(
         before=history[0],
@@ -187,31 +188,3 @@ def stabilize(
 
 def _seeded(generator: torch.Generator | None, seed: int) -> torch.Generator | None:
     return None if generator is None else torch.Generator().manual_seed(seed)
-
-
-def _cycle(batches: Inputs | Iterable[Inputs]) -> Iterator[Inputs]:
-    """Go through the batches again and again; those of a one-shot iterable are kept as they come."""
-    if isinstance(batches, Tensor | EventBatch):
-        batches = [batches]
-    elif not isinstance(batches, Iterable):
-        raise TypeError(
-            f"batches: expected a tensor, an EventBatch or an iterable of them, got {type(batches).__name__}"
-        )
-    seen: list[Inputs] = []
-    for batch in batches:
-        seen.append(batch)
-        yield batch
-    if not seen:
-        raise ValueError("batches: expected at least one batch, got none")
-    while True:
-        yield from seen
-
-
-def _snapshot(parameters: Iterable[nn.Parameter]) -> list[tuple[nn.Parameter, Tensor]]:
-    return [(parameter, parameter.detach().clone()) for parameter in parameters]
-
-
-@torch.no_grad()
-def _restore(snapshot: list[tuple[nn.Parameter, Tensor]]) -> None:
-    for parameter, value in snapshot:
-        parameter.copy_(value)

@@ -49,32 +49,32 @@ def handled_modules(model: nn.Module) -> list[Handled]:
     return found
 
 
-def check_inputs(model: nn.Module, inputs: Inputs) -> None:
+def check_inputs(model: nn.Module, inputs: Inputs, name: str = "inputs") -> None:
     """Raise TypeError or ValueError unless a batch is finite, floating, not empty, and on the device of the model.
 
-    Also raises ValueError where a parameter of the model is not finite, and in inference mode, where every radius would
-    come out as 0.
+    ``name`` is what errors call the batch. Also raises ValueError where a parameter of the model is not finite, and in
+    inference mode, where every radius would come out as 0.
     """
     if torch.is_inference_mode_enabled():
         raise ValueError(
-            "inputs: expected gradients to be possible, got torch.inference_mode; use torch.no_grad instead"
+            f"{name}: expected gradients to be possible, got torch.inference_mode; use torch.no_grad instead"
         )
     if not isinstance(inputs, EventBatch):
-        _checks.check_float("inputs", inputs)
+        _checks.check_float(name, inputs)
         if inputs.dim() < 2 or inputs.numel() == 0:
             raise ValueError(
-                "inputs: expected (time steps, batch, features...), or (batch, features...) for a model without time, "
+                f"{name}: expected (time steps, batch, features...), or (batch, features...) for a model without time, "
                 f"none of them empty, got shape {tuple(inputs.shape)}"
             )
-    for name, parameter in model.named_parameters():
+    for full_name, parameter in model.named_parameters():
         if parameter.device != inputs.device:
             raise ValueError(
-                f"inputs: expected the model's device {parameter.device}, got {inputs.device}; "
+                f"{name}: expected the model's device {parameter.device}, got {inputs.device}; "
                 "move one of them with .to(device)"
             )
-        _checks.check_finite(f"parameter {name}", parameter)
+        _checks.check_finite(f"parameter {full_name}", parameter)
     if not isinstance(inputs, EventBatch):
-        _checks.check_finite("inputs", inputs)
+        _checks.check_finite(name, inputs)
 
 
 Replacement = Callable[[Handled, tuple[Any, ...], dict[str, Any]], Any]
