@@ -215,12 +215,12 @@ def test_the_gradient_of_power_converges_too():
     oracle = ours.detach().clone().requires_grad_()
     (torch.linalg.eigvals(oracle).abs().amax(1) * weight).sum().backward()
     errors = []
-    for count in (60, 100, 200, 600):
+    for count in (50, 60, 100, 200):  # at 200 only rounding is left
         found = radius(ours, num_matvecs=count, create_graph=True)
         (gradient,) = torch.autograd.grad((found * weight).sum(), ours)
         errors.append(float((gradient - oracle.grad).norm() / oracle.grad.norm()))
     assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 1e-3
+    assert errors[-1] < 1e-9
 
 
 @pytest.mark.parametrize("kind", ["LIF", "ALIF"])
