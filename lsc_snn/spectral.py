@@ -119,16 +119,15 @@ def radius(
         raise ValueError(
             f"operator: expected square, got {op.rows} x {op.cols}; take a square block with lsc_snn.grid.square"
         )
-    if generator is None:
-        generator = torch.Generator().manual_seed(0)
     closed = getattr(op, "closed", None)
     known: Tensor | None = None if closed is None or method == "exact" else closed.radius()
     if known is not None and not create_graph:
         return known
-    start = torch.randn(op.batch, op.rows, generator=generator, dtype=torch.float64).to(op.device, op.dtype)
     if method == "exact":
         value, left, right = _exact(op, vectors=create_graph)
     else:
+        drawn = torch.Generator().manual_seed(0) if generator is None else generator
+        start = torch.randn(op.batch, op.rows, generator=drawn, dtype=torch.float64).to(op.device, op.dtype)
         value, left, right = _power(op, start, products, vectors=create_graph)
     magnitude = value.abs() if known is None else known
     if left is None or right is None:

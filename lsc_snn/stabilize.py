@@ -168,7 +168,7 @@ def stabilize(
             if progress:
                 print(f"sweep {len(history) - 1}: worst error {badness:.2f} times what is allowed", file=sys.stderr)
         after = history[-1]
-        if best_badness < badness:
+        if badness > 1:
             restore(best_parameters)
             after = measured()
     except BaseException:

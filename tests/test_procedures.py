@@ -167,3 +167,19 @@ def test_balanced_takes_the_steps_of_the_grid_whatever_the_order_of_the_axes():
     gru = nn.GRU(6, 6, batch_first=True)
     x = torch.rand(4, 20, 6, generator=seeded())
     assert lsc.stabilize(gru, x, target="balanced", max_sweeps=1).target == lsc.Target.balanced(20, 1)
+
+
+@pytest.mark.parametrize(("last", "moved"), [(0.9, True), (1.5, False)])
+def test_an_end_within_reach_is_kept_and_any_other_gives_way_to_the_best_seen(monkeypatch, last, moved):
+    layer, x = lsc.LIF(6, 6, generator=seeded()), torch.ones(9, 2, 6)
+    before = layer.weight.detach().clone()
+
+    def run(goal, measure, max_sweeps):
+        yield measure(False), 0.5
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        yield measure(False), last
+
+    monkeypatch.setattr("lsc_snn.procedures.fast.run", run)
+    lsc.stabilize(layer, x)
+    assert torch.equal(layer.weight, (1 + moved) * before)

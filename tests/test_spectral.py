@@ -276,6 +276,13 @@ def test_the_default_takes_the_documented_number_of_products():
         assert operator.count == expected
 
 
+def test_exact_draws_nothing():
+    generator = seeded(3)
+    state = generator.get_state()
+    radius(normal(2, 8, 8), method="exact", generator=generator, create_graph=True)
+    assert torch.equal(generator.get_state(), state)
+
+
 @pytest.mark.parametrize("size", [128, 512])
 def test_normal_operators_whose_eigenvalues_crowd_at_the_edge(size):
     orthogonal = torch.linalg.qr(normal(4, size, size)).Q
