@@ -8,45 +8,86 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lsc_snn.axes import Layout, layouts, of_input, of_output
 from lsc_snn.events import EventBatch, Inputs
-from lsc_snn.graph import passed, reached
+from lsc_snn.graph import leaf_ids, passed, tensors_in
 from lsc_snn.grid import Decoder, Grid, LayerRecord, Points, Source, Transition
 from lsc_snn.knobs import Knob, multiplied, together
 from lsc_snn.recording import CellRow, Row, SequenceRow
+from lsc_snn.replay import Between, Replay, at_points, close
 
 
 class Assembly:
     """From rows to the grid: which layer stands below which, what acts in between, and at which points."""
 
-    def __init__(self, rows: list[Row], start: Inputs, model: nn.Module) -> None:
-        self._start, self._model = start, model
+    def __init__(self, rows: list[Row], start: Inputs, output: Any, model: nn.Module, replay: Replay) -> None:
+        self._start, self._output, self._model, self._replay = start, output, model, replay
+        self._rows = {row.name: row for row in rows}
         inputs = [] if isinstance(start, EventBatch) else [start]
-        self._data = inputs + [leaf for row in rows for leaf in row.leaves()]
+        self._data = inputs + [leaf for row in rows for leaves in row.candidates() for leaf in leaves]
         self._steps, self._batch = rows[0].shape
         self._middle = self._steps // 2
         self._probes = {row.name: self._probe(row) for row in rows}
-        self._readouts = [row for row in rows if row.adapter.role == "readout" and self._on_top(row)]
+        self._sources = {name: leaf_ids([probe]) for name, probe in self._probes.items()}
+        self._choose_shown(rows)
+        readouts = [row for row in rows if row.is_readout and self._on_top(row)]
+        known = [row for row in readouts if row.adapter.role == "readout"]
+        # A lone neuron whose potential is the output is a layer, and no readout of nothing.
+        self._readouts = readouts if len(readouts) < len(rows) else known
         self._layers = [row for row in rows if row not in self._readouts]
+        self._layout = self._input_layout(rows)
 
-    def grid(self, output: Any, num_times: int, generator: torch.Generator | None) -> Grid:
-        """Return the grid of the pass, whose model returned ``output``."""
+    def _choose_shown(self, rows: list[Row]) -> None:
+        """Find where a user's forward takes a memory of a cell and not its output, for a layer above or for the end."""
+        end = leaf_ids(tensors_in(self._output))
+        for row in rows:
+            if not isinstance(row, CellRow):
+                continue
+            above = set().union(*(ids for name, ids in self._sources.items() if name != row.name))
+            middle = [[column[self._middle]] for column in row.candidates()]
+            for taken, columns in ((above, middle), (end, row.candidates())):
+                uses = [sum(id(leaf) in taken for leaf in column) for column in columns]
+                if any(uses):
+                    row.shown = uses.index(max(uses)) - 1 if max(uses) > uses[0] else None
+                    break
+
+    def _input_layout(self, rows: list[Row]) -> Layout | None:
+        """Return how the model's input is laid out; None where it has no time axis."""
+        start = self._start
+        if isinstance(start, EventBatch):
+            return Layout(self._steps, self._batch, True) if start.shape[0] == self._steps else None
+        found = layouts(start, self._steps, self._batch)
+        if len(found) < 2:
+            return found[0] if found else None
+        first = next((row for row in rows if self._gets(row, [start])), None)
+        return found[0] if first is None else of_input(found, start, first.arrived(found[0].last_sample(start)))
+
+    def _gets(self, row: Row, leaves: list[Tensor]) -> bool:
+        """Say whether what arrives at a row depends on one of these leaves."""
+        return any(id(leaf) in self._sources[row.name] for leaf in leaves)
+
+    def grid(self, num_times: int, generator: torch.Generator | None) -> Grid:
+        """Return the grid of the pass."""
         rows = [*self._layers, *self._readouts[-1:]]
         looped = {row.name: self._fed_back(row) for row in rows}
         latency = {row.name: _latency(row, self._steps) for row in rows}
         lengths = self._lengths()
-        first, last = int(any(loop is not None for loop in looped.values())), lengths - max(latency.values())
+        first, last = int(any(looped.values())), lengths - max(latency.values())
         points = _choose_points(first, last, num_times, generator)
         valid = torch.arange(self._steps, device=lengths.device)[:, None] < lengths
+        whole = Between(self._rows, self._start, self._output, points, (self._steps, self._batch))
+        layout = self._layout
+        between = whole if layout is None or layout.flat else at_points(whole, layout.time_first, self._replay)
         records = []
         for index, row in enumerate(rows):
-            records.append(self._record(row, rows[:index], looped[row.name], latency[row.name], points, valid))
+            records.append(self._record(row, rows[:index], looped[row.name], latency[row.name], points, between, valid))
         layers = records[: len(self._layers)]
         if self._readouts:
             last_one = records[-1]
             return Grid(
                 points, tuple(layers), Decoder(last_one.name, last_one.depth, last_one.knobs.depth), self._steps
             )
-        return Grid(points, tuple(layers), self._decoder(output, points), self._steps)
+        return Grid(points, tuple(layers), self._decoder(whole, between), self._steps)
 
     def _lengths(self) -> Tensor:
         start = self._start
@@ -61,99 +102,141 @@ class Assembly:
 
     def _on_top(self, row: Row) -> bool:
         """Say whether no layer gets what this one hands up: a readout that feeds a layer is a layer."""
-        return not any(reached(probe, row.leaves(self._middle)) for probe in self._probes.values())
+        return not any(self._gets(other, row.leaves(self._middle)) for other in self._rows.values())
 
-    def _fed_back(self, row: Row) -> list[nn.Parameter] | None:
-        """Return the parameters by which the user's forward feeds a cell's output back, or None if it does not."""
-        probe = self._probes[row.name]
+    def _fed_back(self, row: Row) -> dict[int | None, list[nn.Parameter]]:
+        """Return what of a cell the user's forward feeds back, and the parameters on the way.
+
+        That is what the cell hands up (None), or a tensor of its memory (its index).
+        """
         if not isinstance(row, CellRow) or self._steps < 2:
-            return None
-        (before,) = row.leaves(self._middle - 1)
-        return passed(probe, before, self._data) if reached(probe, [before]) else None
+            return {}
+        (handed,) = row.leaves(self._middle - 1)
+        before: dict[int | None, Tensor] = {None: handed}
+        for index, leaves in enumerate(row.candidates()[1:]):
+            if leaves[self._middle - 1] is not handed:
+                before[index] = leaves[self._middle - 1]
+        probe = self._probes[row.name]
+        return {key: passed(probe, leaf, self._data) for key, leaf in before.items() if self._gets(row, [leaf])}
 
     def _record(
         self,
         row: Row,
         lower: list[Row],
-        looped: list[nn.Parameter] | None,
+        looped: dict[int | None, list[nn.Parameter]],
         latency: int,
         points: Points,
+        between: Between,
         valid: Tensor,
     ) -> LayerRecord:
         probe = self._probes[row.name]
-        below = next((r for r in reversed(lower) if reached(probe, r.leaves(self._middle))), None)
+        below = next((r for r in reversed(lower) if self._gets(row, r.leaves(self._middle))), None)
         start = None if isinstance(self._start, EventBatch) else self._start
         leaf = start if below is None else below.leaves(self._middle)[0]
-        if isinstance(row, SequenceRow) and (row.done.inputs is leaf or isinstance(row.done.inputs, EventBatch)):
-            arrived = row.arrived(points).detach().requires_grad_()  # nothing stands in between
+        direct = isinstance(row, SequenceRow) and (row.done.inputs is leaf or isinstance(row.done.inputs, EventBatch))
+        embedded = not lower and start is not None and not self._gets(row, [start])
+        if direct or embedded:  # nothing stands in between, or what no gradient passes, such as an embedding
+            arrived = row.arrived(points)
+            if not looped:
+                arrived = arrived.detach().requires_grad_()
             source = Source((arrived,))
         elif below is None:
-            source, points = self._from_input(row, points)
-            arrived = row.arrived(points)
+            if lower and start is not None and not self._gets(row, [start]):
+                raise ValueError(
+                    f"layer {row.name!r}: expected a gradient to the layers below, got none: what arrives is detached, "
+                    "or computed under torch.no_grad or without a derivative; measure the model without that"
+                )
+            source, between = self._from_input(row, between)
+            arrived = between.arrived(row)
+            points = points if len(points.times) == len(between.points.times) else between.points
         else:
-            arrived, source = row.arrived(points), below.left(points)
+            arrived, source = between.arrived(row), between.left(below)
+        if leaf is not None and (isinstance(below, CellRow) or (below is None and self._steps == 1)):
+            self._check_samples(row, leaf)
         step, memory = row.at(points)
         knobs = row.adapter.knobs(row.module)
         if knobs.depth is None and leaf is not None:
             knobs = knobs._replace(depth=self._in_front(passed(probe, leaf, self._data)))
-        rate = row.activity(valid) if row.adapter.spikes(row.module) else math.nan
-        own = None
-        if looped is not None:
-            own = row.left(Points(points.times - 1, points.samples))
-            knobs = knobs._replace(time=together(knobs.time, multiplied(looped)))
+        rate = row.activity(valid) if row.spikes else math.nan
+        earlier = Points(points.times - 1, points.samples)
+        own = row.left(earlier) if None in looped else None
+        fed = tuple((index, row.carried(index, earlier)) for index in looped if index is not None)
+        acting = {id(parameter): parameter for parameters in looped.values() for parameter in parameters}
+        knobs = knobs._replace(time=together(knobs.time, multiplied(acting.values())))
         later = tuple(row.arrived(Points(points.times + 1 + k, points.samples)).detach() for k in range(latency))
-        return LayerRecord(row.name, row.module, step, arrived, source, memory, rate, knobs, later, own)
+        return LayerRecord(row.name, row.module, step, arrived, source, memory, rate, knobs, later, own, fed)
+
+    def _check_samples(self, row: Row, leaf: Tensor) -> None:
+        """Raise ValueError where what arrives for one sample depends on others: a transition is that of one sample."""
+        probe = self._probes[row.name]
+        if probe.requires_grad and leaf.shape[0] == self._batch:
+            (used,) = torch.autograd.grad(probe.square().sum(), leaf, retain_graph=True, materialize_grads=True)
+            if bool((used[1:].abs() > 0).any()):
+                raise ValueError(
+                    f"layer {row.name!r}: expected samples that do not depend on each other, got an input that mixes "
+                    f"those of a batch of {self._batch}; bring the batch to the axis where the model keeps it, or "
+                    "let normalisations keep running statistics"
+                )
 
     def _in_front(self, parameters: list[nn.Parameter]) -> Knob | None:
         """Return the knob of the module that acted last: all its parameters, weights and bias alike."""
         owners = {id(p): id(module) for module in self._model.modules() for p in module._parameters.values()}
         return multiplied(p for p in parameters if owners.get(id(p)) == owners.get(id(parameters[0])))
 
-    def _from_input(self, row: Row, points: Points) -> tuple[Source, Points]:
-        """Return where the model's input starts at the points, and the points, fewer if need be."""
-        start, here = self._start, (self._steps, self._batch)
+    def _from_input(self, row: Row, between: Between) -> tuple[Source, Between]:
+        """Return where the model's input starts at the points, and the pass with its points, fewer if need be."""
+        start, points = between.start, between.points
         if isinstance(start, EventBatch):
             raise ValueError(
                 f"layer {row.name!r}: expected the model's EventBatch as its input, got a tensor made from it; "
                 "give the model inputs.to_dense() to measure what stands in between"
             )
-        if start.dim() > 2 and start.shape[:2] == here:
-            return Source((start,), (points.times, points.samples)), points
-        if start.dim() > 2 and start.shape[:2] == here[::-1]:
-            return Source((start,), (points.samples, points.times)), points
+        if self._layout is not None:
+            steps, batch = between.shape
+            return Source((start,), self._layout._replace(steps=steps, batch=batch).at(points)), between
         if start.shape[0] != self._batch:
             raise ValueError(
-                f"inputs: expected (time steps, batch, ...) = {here} or a batch of {self._batch} samples, as layer "
-                f"{row.name!r} has, got shape {tuple(start.shape)}"
+                f"inputs: expected (time steps, batch, ...) = {between.shape}, (batch, time steps, ...) or a batch of "
+                f"{self._batch} samples, as layer {row.name!r} has, got shape {tuple(start.shape)}; bring the axes in "
+                "this order, and undo it in call=lambda model, x: model(...)"
             )
         # The same sample at every step: one point of each, or the gradients of its steps would come mixed.
         kept = torch.stack([(points.samples == sample).nonzero()[0, 0] for sample in torch.unique(points.samples)])
         points = Points(points.times[kept], points.samples[kept])
-        return Source((start,), (points.samples,)), points
+        return Source((start,), (points.samples,)), between._replace(points=points)
 
-    def _decoder(self, output: Any, points: Points) -> Decoder | None:
+    def _decoder(self, whole: Between, between: Between) -> Decoder | None:
         """Return the decoder of a model without a known readout: output by y_L, if the output has a time axis."""
-        tensor = output[0] if isinstance(output, tuple | list) and output else output
-        if not isinstance(tensor, Tensor) or tensor.dim() < 2:
-            return None
         top = self._layers[-1]
-        index: tuple[Tensor, ...] | None = None
-        if tensor.dim() > 2 and tensor.shape[:2] == (self._steps, self._batch):
-            index = (points.times, points.samples)
-        elif tensor.dim() > 2 and tensor.shape[:2] == (self._batch, self._steps):
-            index = (points.samples, points.times)
-        elif self._steps == 1 and tensor.shape[0] == self._batch:
-            index = (points.samples,)
-        if index is None or not reached(tensor, top.leaves(self._middle)):
+        wanted = {id(leaf) for leaf in top.leaves(self._middle)}
+        found = [place for place, tensor in enumerate(_outputs_of(whole)) if wanted & leaf_ids([tensor])]
+        if not found:
             return None
-        picked = index
+        place = found[0]
+        tensor = _outputs_of(whole)[place]
+        fitting = layouts(tensor, self._steps, self._batch)
+        if not fitting:
+            return None
+        layout = of_output(fitting, tensor, top.leaves(), top.sample_axis)
+        picked, end = tensor[layout.at(whole.points)], whole
+        if between.shape != whole.shape:
+            steps, batch = between.shape
+            layout, again = layout._replace(steps=steps, batch=batch), _outputs_of(between)[place:]
+            if again and layout.fits(again[0]) and close(again[0][layout.at(between.points)], picked):
+                picked, end = again[0][layout.at(between.points)], between
 
         def transition() -> Transition:
             with torch.enable_grad():
-                return Transition(tensor[picked], [top.left(points)])
+                return Transition(picked, [end.left(top)])
 
         (leaf,) = top.leaves(self._middle)
         return Decoder("output", transition, self._in_front(passed(tensor, leaf, self._data)))
+
+
+def _outputs_of(pass_: Between) -> list[Tensor]:
+    """Return the output of a pass, or its tensors if it is a tuple or a list."""
+    output = pass_.output
+    return [entry for entry in (output if isinstance(output, tuple | list) else [output]) if isinstance(entry, Tensor)]
 
 
 def _latency(row: Row, steps: int) -> int:

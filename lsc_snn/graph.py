@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 
+def leaf_ids(tensors: Iterable[Tensor]) -> set[int]:
+    """Return the ids of all leaves that tensors depend on."""
+    tensors = list(tensors)
+    stack = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    seen: set[Any] = set(stack)
+    while stack:
+        for child in _children(stack.pop()):
+            if child not in seen:
+                seen.add(child)
+                stack.append(child)
+    found = {id(variable) for node in seen if (variable := _variable(node)) is not None}
+    return found | {id(tensor) for tensor in tensors if tensor.grad_fn is None}
+
+
 def reached(tensor: Tensor, leaves: Iterable[Tensor]) -> set[int]:
     """Return the ids of those ``leaves`` that a tensor depends on."""
-    wanted = {id(leaf) for leaf in leaves}
-    if tensor.grad_fn is None:
-        return {id(tensor)} & wanted
-    return {id(variable) for node in _nodes(tensor) if (variable := _variable(node)) is not None} & wanted
+    return {id(leaf) for leaf in leaves} & leaf_ids([tensor])
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a value, through dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(entry)
 
 
 def depends(tensor: Tensor, others: Iterable[Tensor]) -> bool:

@@ -231,7 +231,7 @@ class LayerRecord:
     ``memory`` is what it carried into the step; ``rate`` is the firing rate over valid steps, NaN where there are no
     spikes. ``later`` are the inputs of the steps after, one for each step of latency: a cell that integrates first and
     emits a step later hands its input up only then. ``own`` is the layer's output of the step before, where the user's
-    forward feeds it back into ``arrived``.
+    forward feeds it back into ``arrived``; ``fed`` are (index, source) of tensors of its memory that it feeds back.
     """
 
     name: str
@@ -244,6 +244,7 @@ class LayerRecord:
     knobs: Knobs = _NO_KNOBS
     later: tuple[Tensor, ...] = ()
     own: Source | None = None
+    fed: tuple[tuple[int, Source], ...] = ()
 
     def time(self) -> Transition:
         """Return the time transition dm'/dm: memory after the step by memory before it.
@@ -252,12 +253,15 @@ class LayerRecord:
         """
         memory = tuple(tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in self.memory)
         with torch.enable_grad():
-            output, after = self.step(self.arrived.detach() if self.own is None else self.arrived, memory)
-            carried = after if self.own is None else (*after, output)
+            looped = self.own is not None or bool(self.fed)
+            output, after = self.step(self.arrived if looped else self.arrived.detach(), memory)
+            own = () if self.own is None else (output,)
+            carried = (*after, *own, *(after[index] for index, _ in self.fed))
             outputs = torch.cat([tensor.flatten(1) for tensor in carried if tensor.is_floating_point()], 1)
         sources = [Source((leaf,)) for leaf in memory if leaf.requires_grad]
-        if self.own is not None:
-            return Transition(outputs, [*sources, self.own])
+        if looped:
+            own_sources = () if self.own is None else (self.own,)
+            return Transition(outputs, [*sources, *own_sources, *(source for _, source in self.fed)])
         closed = self.step.closed_time(self.memory) if isinstance(self.step, ClosedStep) else None
         return Transition(outputs, sources, closed)
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lsc_snn import _checks
+from lsc_snn.axes import layouts, of_output
 from lsc_snn.events import Inputs
-from lsc_snn.grid import Grid, Transition, square
+from lsc_snn.grid import Grid, Memory, Points, Transition, square
 from lsc_snn.recording import undisturbed, unrolled
 from lsc_snn.spectral import METHODS, Method, radius
-from lsc_snn.trace import Call, Handled, check_inputs, handled_modules, replaced_forwards, trace
+from lsc_snn.trace import Call, Handled, handled_modules, replaced_forwards, trace
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,11 @@ def measure(
 ) -> RadiusReport:
     """Measure the mean spectral radius of every time and depth transition of a model on one batch.
 
-    ``inputs`` is (T, B, ...) or an EventBatch; ``call(model, inputs)`` runs a model whose forward is unusual. Radii are
-    taken at ``num_times`` steps of every sample (``trace``) with ``method`` and ``num_matvecs`` (``spectral.radius``).
-    The result depends on ``generator`` alone; without one it is the same every time.
+    ``inputs`` is (T, B, ...), (B, T, ...), either of these with both axes in one, or an EventBatch; for a model that
+    repeats it, or has no time, (B, ...). ``call(model, inputs)`` runs a model whose forward is unusual. Radii are taken
+    at ``num_times`` steps of every sample (``trace``) with ``method`` and ``num_matvecs`` (``spectral.radius``). The
+    result depends on ``generator`` alone; without one it is the same every time. A neuron on top of which the forward
+    takes the potential, and not the spikes, is a readout: the decoder.
 
     The model is left exactly as it was, and the global random state too. Raises ValueError or TypeError for bad inputs
     and for a model without a known layer.
@@ -165,19 +168,16 @@ def gradient_profile(
 
     The model is left exactly as it was. Raises as ``measure`` does.
     """
-    handled = handled_modules(model)
-    check_inputs(model, inputs)
-    columns: dict[str, list[tuple[Tensor, ...]]] = {}
+    names = [layer.name for layer in trace(model, inputs, num_times=1, call=call).layers]
+    columns: dict[str, list[Memory]] = {}
 
     def unroll(entry: Handled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        into = {} if entry.adapter.role == "readout" else columns
-        return unrolled(entry.name, entry.module, entry.adapter, into, args, kwargs)
+        return unrolled(entry.name, entry.module, entry.adapter, columns, args, kwargs)
 
-    with undisturbed(model), replaced_forwards(handled, unroll), torch.enable_grad():
+    with undisturbed(model), replaced_forwards(handled_modules(model), unroll), torch.enable_grad():
         output = model(inputs) if call is None else call(model, inputs)
-        layers = list(columns.values())
-        shape = (len(layers[0]), len(layers[0][0][0]))
-        scalar = _projected(_last_valid(_tensor_of(output), inputs, shape), generator)
+        layers = [columns[name] for name in names]
+        scalar = _projected(_last_valid(_tensor_of(output), inputs, layers[-1]), generator)
     nodes = [tensor for memories in layers for memory in memories for tensor in memory]
     gradients = iter(torch.autograd.grad(scalar, nodes, materialize_grads=True))
     norms = [_norms([[next(gradients) for _ in memory] for memory in memories]) for memories in layers]
@@ -190,6 +190,11 @@ def _norms(steps: Sequence[Sequence[Tensor]]) -> Tensor:
 
 def _tensor_of(output: Any) -> Tensor:
     tensor = output[0] if isinstance(output, tuple | list) and output else output
+    if isinstance(tensor, Tensor) and not tensor.requires_grad:
+        raise ValueError(
+            "model: expected an output that a gradient reaches, got none: it is detached, or computed under "
+            "torch.no_grad or without a derivative; pass call= to select another"
+        )
     if not isinstance(tensor, Tensor):
         raise TypeError(
             f"model: expected a tensor as output, or a tuple that starts with one, got {type(output).__name__}; "
@@ -198,13 +203,19 @@ def _tensor_of(output: Any) -> Tensor:
     return tensor
 
 
-def _last_valid(output: Tensor, inputs: Inputs, shape: tuple[int, int]) -> Tensor:
-    """Return the output at the last valid step of each sample, for ``shape`` (T, B); all of it without a time axis."""
-    if output.dim() > 2 and output.shape[:2] == shape:
-        if isinstance(inputs, Tensor):
-            return output[-1]
-        return output[inputs.lengths - 1, torch.arange(shape[1], device=output.device)]
-    return output[:, -1] if output.dim() > 2 and output.shape[:2] == shape[::-1] else output
+def _last_valid(output: Tensor, inputs: Inputs, top: list[Memory]) -> Tensor:
+    """Return the output at the last valid step of each sample; all of it without a time axis.
+
+    ``top`` is the memory of the last layer after every step.
+    """
+    steps, batch = len(top), len(top[0][0])
+    found = layouts(output, steps, batch)
+    if not found:
+        return output
+    samples = torch.arange(batch, device=output.device)
+    last = torch.full_like(samples, steps) if isinstance(inputs, Tensor) else inputs.lengths
+    layout = of_output(found, output, [tensor for memory in top for tensor in memory])
+    return output[layout.at(Points(last - 1, samples))]
 
 
 def _projected(output: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lsc_snn.adapters.base import AnyAdapter, Pass, SequenceAdapter, StepAdapter
 from lsc_snn.events import EventBatch
+from lsc_snn.graph import reached
 from lsc_snn.grid import Memory, Points, Source, Step
 
 
 class Row(ABC):
     """One layer, recorded: T steps of B samples. Its output is cut off from its input, and starts at leaves."""
 
+    sample_axis = 0
+    """Axis of a leaf that counts samples."""
+
     def __init__(self, name: str, module: Any, adapter: AnyAdapter) -> None:
         self.name, self.module, self.adapter = name, module, adapter
+        self.cut = "" if torch.is_grad_enabled() else "called under torch.no_grad"
+        """Why no gradient passes from step to step, if that is so."""
+
+    @property
+    def spikes(self) -> bool:
+        """Whether what the layer hands up is spikes."""
+        return self.adapter.spikes(self.module)
+
+    @property
+    def is_readout(self) -> bool:
+        """Whether what the layer hands up is that of a readout, as long as no other layer gets it."""
+        return self.adapter.role == "readout"
 
     @property
     @abstractmethod
@@ -30,9 +49,17 @@ class Row(ABC):
     def leaves(self, time: int | None = None) -> list[Tensor]:
         """Return the leaves at which the output starts: all, or that of one step."""
 
+    def candidates(self) -> list[list[Tensor]]:
+        """Return the leaves of all that the layer may hand up: its output, and each tensor of its memory."""
+        return [self.leaves()]
+
     @abstractmethod
     def left(self, points: Points) -> Source:
         """Return where the output of the points starts."""
+
+    def carried(self, index: int, points: Points) -> Source:
+        """Return where a tensor of the memory after the points starts."""
+        return source_of(self.candidates()[1 + index], points)
 
     @abstractmethod
     def arrived(self, points: Points) -> Tensor:
@@ -50,10 +77,16 @@ class Row(ABC):
 class SequenceRow(Row):
     """A layer that was called once, on the whole sequence."""
 
-    def __init__(self, name: str, module: Any, adapter: AnyAdapter, done: Pass) -> None:
+    sample_axis = 1
+
+    def __init__(self, name: str, module: Any, adapter: AnyAdapter, done: Pass, output: Tensor | None = None) -> None:
         super().__init__(name, module, adapter)
         self.done = done
-        self.leaf = done.output.detach().requires_grad_()
+        if output is not None and output.shape != done.output.shape:
+            raise ValueError(
+                f"layer {name!r}: expected an output {tuple(done.output.shape)}, got {tuple(output.shape)}"
+            )
+        self.leaf = (done.output if output is None else output).detach().requires_grad_()
 
     @property
     def shape(self) -> tuple[int, int]:  # noqa: D102
@@ -79,7 +112,10 @@ class SequenceRow(Row):
 
 
 class CellRow(Row):
-    """A layer that was called once a step."""
+    """A layer that was called once a step.
+
+    It hands up its output or, where the user's forward takes that, a memory: the potential of the last neurons, say.
+    """
 
     adapter: StepAdapter
 
@@ -87,40 +123,55 @@ class CellRow(Row):
         super().__init__(name, module, adapter)
         self._arrived: list[Tensor] = []
         self._memories: list[Memory] = []
-        self._leaves: list[Tensor] = []
-        self.cut = ""
-        """Why no gradient passes from step to step, if that is so."""
+        self._outputs: list[Tensor] = []
+        self._carried: list[Memory] = []
+        self.shown: int | None = None
+        """Index of the memory that is handed up; None for the output."""
 
-    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Do one step of the module as its forward does, and record it."""
-        arrived, memory = self.adapter.unpack(self.module, *args, **kwargs)
+    def record(self, arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """Do one step as the module does, record it, and return the output and the next memory."""
         if not torch.is_grad_enabled():
             self.cut = "called under torch.no_grad"
-        elif self._leaves and not all(tensor.requires_grad for tensor in memory if tensor.is_floating_point()):
+        elif self._outputs and not all(tensor.requires_grad for tensor in memory if tensor.is_floating_point()):
+            if reached(arrived, self._outputs[-1:]):
+                raise shared(self.name)
             self.cut = "its state is detached, or reset, between two steps of one forward pass"
         with torch.no_grad(), attributes_kept(self.module):
             output, after = self.adapter.step(self.module, arrived, memory)
         leaf = output.detach().requires_grad_()
-        self._arrived.append(arrived)
-        self._memories.append(tuple(tensor.detach() for tensor in memory))
-        self._leaves.append(leaf)
         # A tensor that is both output and memory, as in a GRU, stays one tensor.
         carried = tuple(
             leaf if tensor is output else tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in after
         )
-        return self.adapter.pack(self.module, leaf, carried)
+        self._arrived.append(arrived)
+        self._memories.append(tuple(tensor.detach() for tensor in memory))
+        self._outputs.append(leaf)
+        self._carried.append(carried)
+        return leaf, carried
+
+    @property
+    def spikes(self) -> bool:  # noqa: D102
+        return self.shown is None and super().spikes
+
+    @property
+    def is_readout(self) -> bool:  # noqa: D102
+        return self.shown is not None or super().is_readout
 
     @property
     def shape(self) -> tuple[int, int]:  # noqa: D102
-        return len(self._leaves), self._leaves[0].shape[0]
+        return len(self._outputs), self._outputs[0].shape[0]
+
+    def _handed(self) -> list[Tensor]:
+        return self._outputs if self.shown is None else [carried[self.shown] for carried in self._carried]
 
     def leaves(self, time: int | None = None) -> list[Tensor]:  # noqa: D102
-        return self._leaves if time is None else [self._leaves[time]]
+        return self._handed() if time is None else [self._handed()[time]]
+
+    def candidates(self) -> list[list[Tensor]]:  # noqa: D102
+        return [self._outputs, *(list(column) for column in zip(*self._carried, strict=True))]
 
     def left(self, points: Points) -> Source:  # noqa: D102
-        times, index = torch.unique(points.times, return_inverse=True)
-        leaves = tuple(self._leaves[time] for time in times.tolist())
-        return Source(leaves, (points.samples,) if len(leaves) == 1 else (index, points.samples))
+        return source_of(self._handed(), points)
 
     def arrived(self, points: Points) -> Tensor:  # noqa: D102
         return _picked(self._arrived, points)
@@ -129,11 +180,34 @@ class CellRow(Row):
         memory = tuple(
             _picked([memory[index] for memory in self._memories], points) for index in range(len(self._memories[0]))
         )
-        return pure(self.adapter, self.module), memory
+        step, shown = pure(self.adapter, self.module), self.shown
+        if shown is None:
+            return step, memory
+
+        def showing(arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+            after = step(arrived, memory)[1]
+            return after[shown], after
+
+        return showing, memory
 
     def activity(self, valid: Tensor) -> float:  # noqa: D102
-        means = torch.stack([leaf.detach().flatten(1).mean(1) for leaf in self._leaves])
+        means = torch.stack([leaf.detach().flatten(1).mean(1) for leaf in self._handed()])
         return float(means[valid].mean())
+
+
+def shared(name: str) -> ValueError:
+    """Return the error for a module that stands for several layers."""
+    return ValueError(
+        f"layer {name!r}: expected parameters of its own in every layer, got one shared by several layers: the module "
+        "is called again on what it handed up; give each layer its own, for example with copy.deepcopy"
+    )
+
+
+def source_of(steps: list[Tensor], points: Points) -> Source:
+    """Return the source of the points among leaves (B, ...), one for each step."""
+    times, index = torch.unique(points.times, return_inverse=True)
+    leaves = tuple(steps[time] for time in times.tolist())
+    return Source(leaves, (points.samples,) if len(leaves) == 1 else (index, points.samples))
 
 
 def _picked(steps: list[Tensor], points: Points) -> Tensor:
@@ -181,26 +255,23 @@ def unrolled(
         returned, into[name] = adapter.unroll(module, *args, **kwargs)
         return returned
     signal, memory = adapter.unpack(module, *args, **kwargs)
-    if not into.get(name):  # what no parameter acts on needs a graph from the start, or it would never have one
-        memory = tuple(
-            tensor if tensor.requires_grad else tensor.detach().requires_grad_(tensor.is_floating_point())
-            for tensor in memory
-        )
-    if not adapter.over_time(module):
-        with attributes_kept(module):
-            output, after = adapter.step(module, signal, memory)
-        into.setdefault(name, []).append(after or (output,))
-        return adapter.pack(module, output, after)
+    over_time = adapter.over_time(module)
     last: Memory = ()
-    for full_name, part, now in parts_of(name, module, adapter, memory):
+    parts = parts_of(name, module, adapter, memory) if over_time else [(name, module, memory)]
+    for full_name, part, now in parts:
+        memories = into.setdefault(full_name, [])
+        if not memories:  # what no parameter acts on needs a graph from the start, or it would never have one
+            now = tuple(
+                tensor if tensor.requires_grad else tensor.detach().requires_grad_(tensor.is_floating_point())
+                for tensor in now
+            )
         outputs: list[Tensor] = []
-        memories = into[full_name] = []
         with attributes_kept(module):
-            for arrived in signal.unbind(0):
+            for arrived in signal.unbind(0) if over_time else [signal]:
                 output, now = adapter.step(part, arrived, now)
                 outputs.append(output)
-                memories.append(now)
-        signal = torch.stack(outputs)
+                memories.append(now or (output,))
+        signal = torch.stack(outputs) if over_time else output
         last += now
     return adapter.pack(module, signal, last)
 
@@ -233,6 +304,27 @@ def attributes_kept(module: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _generators_kept(model: nn.Module) -> Iterator[None]:
+    """Seed the random states of Python and NumPy for a block; restore them, and those of a generator in the model."""
+    own = [value for module in model.modules() for value in module.__dict__.values()]
+    undo: list[Callable[[], Any]] = [
+        functools.partial(random.setstate, random.getstate()),
+        functools.partial(np.random.set_state, np.random.get_state()),
+        *(functools.partial(value.set_state, value.get_state()) for value in own if isinstance(value, torch.Generator)),
+    ]
+    for value in own:
+        if isinstance(value, np.random.Generator):
+            undo.append(functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state))
+    try:
+        random.seed(0)
+        np.random.seed(0)
+        yield
+    finally:
+        for restore in undo:
+            restore()
+
+
+@contextlib.contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
     """Run a block with the model in eval mode, and afterwards undo what it did to the model and the random states.
 
@@ -245,7 +337,7 @@ def undisturbed(model: Any) -> Iterator[None]:
     # The forward gets copies: restoring what it wrote into a buffer would change what the recorded graph refers to.
     copies = {id(buffer): buffer.clone() for buffer in model.buffers()}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with attributes_kept(model), torch.random.fork_rng(devices):
+    with attributes_kept(model), _generators_kept(model), torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(0)
         for device in devices:
             torch.cuda.default_generators[device].manual_seed(0)

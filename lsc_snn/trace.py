@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lsc_snn import _checks
-from lsc_snn.adapters.base import AnyAdapter, SequenceAdapter, find_adapters
+from lsc_snn.adapters.base import AnyAdapter, Pass, SequenceAdapter, StepAdapter, find_adapters
 from lsc_snn.assemble import Assembly
 from lsc_snn.events import EventBatch, Inputs
-from lsc_snn.graph import reached
+from lsc_snn.graph import leaf_ids, reached, tensors_in
 from lsc_snn.grid import Grid, Memory, Points
-from lsc_snn.recording import CellRow, Row, SequenceRow, parts_of, run_by_steps, undisturbed
+from lsc_snn.recording import CellRow, Row, SequenceRow, parts_of, run_by_steps, shared, undisturbed
+from lsc_snn.replay import Outputs
 from lsc_snn.unknown import unknown_memory, watched
 
 Call = Callable[[nn.Module, Any], Any]
@@ -71,6 +73,11 @@ def check_inputs(model: nn.Module, inputs: Inputs, name: str = "inputs") -> None
             raise ValueError(
                 f"{name}: expected the model's device {parameter.device}, got {inputs.device}; "
                 "move one of them with .to(device)"
+            )
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"parameter {full_name}: expected float32 or float64, got {parameter.dtype}; "
+                "hand over model.float(), and convert it afterwards"
             )
         _checks.check_finite(f"parameter {full_name}", parameter)
     if not isinstance(inputs, EventBatch):
@@ -131,8 +138,9 @@ def trace(
     sees nothing but one step.
 
     Raises ValueError or TypeError for bad inputs (``check_inputs``), a model without a known layer, a module with
-    memory that no adapter knows, a layer that is never called, or not as often as the others, and a state that is
-    detached between steps; errors of the model's own forward pass through. The model is as before either way.
+    memory that no adapter knows, a layer that is never called, or not as often as the others, one that is used as
+    several layers, and a state that is detached between steps; errors of the model's own forward pass through. The
+    model is as before either way.
     """
     _checks.check_count("num_times", num_times)
     handled = handled_modules(model)
@@ -147,72 +155,151 @@ def trace(
 
     # A linear layer is no sign that what it stands in is known.
     known = [entry.module for entry in handled if entry.adapter.role != "feedforward"]
-    with (
-        undisturbed(model),
-        watched(model, known) as unknown,
-        replaced_forwards(handled, record),
-        torch.enable_grad(),
-    ):
-        output = model(start) if call is None else call(model, start)
+
+    def forward(batch: Inputs, replacement: Replacement) -> Any:
+        # Fused attention can be differentiated only once, and products M v differentiate twice.
+        plain = sdpa_kernel(SDPBackend.MATH)
+        with undisturbed(model), replaced_forwards(handled, replacement), torch.enable_grad(), plain:
+            return model(batch) if call is None else call(model, batch)
+
+    with watched(model, known) as unknown:
+        output = forward(start, record)
 
     if unknown:
         raise unknown_memory(*min(unknown, key=lambda found: found[0].count(".")))
+    _check_called(handled, counts, rows, output)
+    if handled[0].adapter.role == "feedforward":
+        _check_no_loop(model, list(rows.values()), start)
     _check_calls(handled, counts, rows)
-    if handled[0].adapter.role == "feedforward" and _looped(list(rows.values())):
-        raise unknown_memory("model", model)
-    return Assembly(list(rows.values()), start, model).grid(output, num_times, generator)
+
+    def replay(batch: Inputs, outputs: Outputs) -> tuple[dict[str, Row], Any]:
+        again: dict[str, Row] = {}
+        return again, forward(batch, lambda entry, args, kwargs: _record_call(again, entry, args, kwargs, outputs))
+
+    with torch.enable_grad():  # whatever mode the caller is in
+        return Assembly(list(rows.values()), start, output, model, replay).grid(num_times, generator)
 
 
-def _record_call(rows: dict[str, Row], entry: Handled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Record one call of a handled module, and return what its forward returns."""
+def _record_call(
+    rows: dict[str, Row],
+    entry: Handled,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    outputs: Outputs | None = None,
+) -> Any:
+    """Record one call of a handled module, and return what its forward returns.
+
+    ``outputs`` are what sequence modules hand up instead of what they compute, by the names of their layers.
+    """
     name, module, adapter = entry
+
+    def recorded(full_name: str, part: Any, done: Pass) -> Tensor:
+        output = None if outputs is None else outputs[full_name]
+        row = rows[full_name] = SequenceRow(full_name, part, adapter, done, output)
+        return row.leaf
+
     if isinstance(adapter, SequenceAdapter):
         with torch.no_grad():
             done = adapter.run(module, *args, **kwargs)
-        row = rows[name] = SequenceRow(name, module, adapter, done)
-        return done.returned(row.leaf)
-    if not adapter.over_time(module):
-        cell = rows.get(name)
-        if not isinstance(cell, CellRow):
-            cell = rows[name] = CellRow(name, module, adapter)
-        return cell.call(args, kwargs)
+        _check_not_shared(rows, name, [name], done.inputs)
+        return done.returned(recorded(name, module, done))
     signal, memory = adapter.unpack(module, *args, **kwargs)
+    if not adapter.over_time(module):
+        return adapter.pack(module, *_cell(rows, name, module, adapter).record(signal, memory))
+    parts = list(parts_of(name, module, adapter, memory))
     last: Memory = ()
-    for full_name, part, first in parts_of(name, module, adapter, memory):
+    before = [rows.get(full_name) for full_name, _, _ in parts]
+    if outputs is None and len(signal) == 1 and not any(isinstance(row, SequenceRow) for row in before):
+        # A sequence module in a loop over time is a cell.
+        now = signal[0]
+        for full_name, part, first in parts:
+            now, after = _cell(rows, full_name, part, adapter).record(now, first)
+            last += after
+        return adapter.pack(module, now[None], last)
+    _check_not_shared(rows, name, [full_name for full_name, _, _ in parts], signal)
+    for full_name, part, first in parts:
         done, after = run_by_steps(adapter, part, signal, first)
-        row = rows[full_name] = SequenceRow(full_name, part, adapter, done)
-        signal = row.leaf
+        signal = recorded(full_name, part, done)
         last += after
     return adapter.pack(module, signal, last)
 
 
-def _looped(rows: list[Row]) -> bool:
-    """Say whether feed-forward layers, called at every step, get what they handed up a step before."""
-    if rows[0].shape[0] < 2:
-        return False
+def _cell(rows: dict[str, Row], name: str, module: Any, adapter: StepAdapter) -> CellRow:
+    """Return the row of a cell, a new one at its first step."""
+    row = rows.get(name)
+    if not isinstance(row, CellRow):
+        row = rows[name] = CellRow(name, module, adapter)
+    return row
+
+
+def _check_not_shared(rows: dict[str, Row], name: str, parts: list[str], inputs: Inputs) -> None:
+    """Raise ValueError where a sequence module gets what it handed up itself."""
+    leaves = [leaf for part in parts if part in rows for leaf in rows[part].leaves()]
+    if isinstance(inputs, Tensor) and reached(inputs, leaves):
+        raise shared(name)
+
+
+def _check_no_loop(model: nn.Module, rows: list[Row], start: Inputs) -> None:
+    """Raise ValueError where feed-forward layers get, in their second call, what they handed up in the first.
+
+    That is memory, if new input arrives with it: other entries of it, or the same by themselves; else it is depth.
+    """
     first = [leaf for row in rows for leaf in row.leaves(0)]
-    at = Points(*(torch.tensor([index], device=first[0].device) for index in (1, 0)))
-    return any(reached(row.arrived(at), first) for row in rows)
+    at = [Points(*(torch.tensor([index], device=start.device) for index in (call, 0))) for call in (0, 1)]
+    again = {row.name: row.arrived(at[1]) for row in rows if row.shape[0] > 1}
+    looped = [name for name, arrived in again.items() if reached(arrived, first)]
+    if not looped:
+        return
+    if not isinstance(start, EventBatch):
+        known = sum(_used(row.arrived(at[0]), start) for row in rows)
+        fresh = any(bool(((known == 0) & (_used(arrived, start) > 0)).any()) for arrived in again.values())
+        by_itself = any(name not in looped and reached(arrived, [start]) for name, arrived in again.items())
+        if not (fresh or by_itself):
+            raise shared(looped[0])
+    raise unknown_memory("model", model)
+
+
+def _used(tensor: Tensor, start: Tensor) -> Tensor:
+    """Return how strongly a tensor depends on each entry of the input."""
+    if not tensor.requires_grad:
+        return torch.zeros_like(start)
+    (used,) = torch.autograd.grad(tensor.square().sum(), start, retain_graph=True, materialize_grads=True)
+    return used.abs()
+
+
+def _check_called(handled: list[Handled], counts: dict[str, int], rows: dict[str, Row], output: Any) -> None:
+    """Raise ValueError where a module was not called, and its parameters were not used either."""
+    idle = [entry for entry in handled if counts[entry.name] == 0]
+    if not idle:
+        return
+    zero = torch.zeros(1, dtype=torch.long)
+    arrived = [row.arrived(Points(zero, zero)) for row in rows.values()]
+    used = leaf_ids([*arrived, *tensors_in(output)])
+    for entry in idle:
+        # Attention multiplies by the weights of a linear layer that it never calls: it stands between the layers.
+        free = [parameter for parameter in entry.module.parameters() if parameter.requires_grad]
+        if entry.adapter.role != "feedforward" or not used.issuperset(map(id, free)) or not rows:
+            raise ValueError(
+                f"layer {entry.name!r}: expected a call in every forward pass, got none; remove it, or call it"
+            )
 
 
 def _check_calls(handled: list[Handled], counts: dict[str, int], rows: dict[str, Row]) -> None:
-    for name, count in counts.items():
-        if count == 0:
-            raise ValueError(f"layer {name!r}: expected a call in every forward pass, got none; remove it, or call it")
+    """Raise ValueError where calls make no grid: too many, uneven, or without a gradient."""
+    once = {row.name for row in rows.values() if isinstance(row, SequenceRow)}
     for entry in handled:
-        once = isinstance(entry.adapter, SequenceAdapter) or entry.adapter.over_time(entry.module)
-        if once and counts[entry.name] != 1:
+        if counts[entry.name] > 1 and any(name == entry.name or name.startswith(f"{entry.name}.") for name in once):
             raise ValueError(
                 f"layer {entry.name!r}: expected one call for each forward pass, got {counts[entry.name]}; "
-                "a sequence module is called once, on the whole sequence"
+                "a sequence module is called once, on the whole sequence, or with one step at a time"
             )
     first = next(iter(rows.values()))
     for row in rows.values():
-        if isinstance(row, CellRow) and row.cut and row.adapter.role != "feedforward":
-            raise ValueError(
-                f"layer {row.name!r}: expected a gradient from step to step, got none: {row.cut}; "
-                "measure the model with its whole sequence in one graph"
-            )
+        if row.cut:
+            between, undo = "from step to step", "measure the model with its whole sequence in one graph"
+            if row.adapter.role == "feedforward":
+                between, undo = "through every layer", "measure the model with gradients"
+            raise ValueError(f"layer {row.name!r}: expected a gradient {between}, got none: {row.cut}; {undo}")
         if row.shape != first.shape:
             raise ValueError(
                 f"layer {row.name!r}: expected as many steps and samples as layer {first.name!r} has, {first.shape}, "

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lsc_snn.graph import depends
+from lsc_snn.graph import depends, tensors_in
 
 _REMEDY = """\
 from lsc_snn.adapters import Knobs, StepAdapter, multiplied
@@ -60,23 +60,12 @@ def watched(model: nn.Module, known: Iterable[nn.Module]) -> Iterator[list[tuple
 def _hook(name: str, module: nn.Module, before: dict[str, list[Tensor]], found: list[tuple[str, nn.Module]]) -> Any:
     def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if name not in before:
-            before[name] = list(_tensors(output))
+            before[name] = list(tensors_in(output))
         elif before[name]:  # the second call says it, and a third would only be longer
-            arrived = list(_tensors((args, kwargs)))
+            arrived = list(tensors_in((args, kwargs)))
             # One input alone is an activation used again further up, as likely as a memory.
             if len(arrived) > 1 and any(depends(tensor, before[name]) for tensor in arrived):
                 found.append((name, module))
             before[name] = []
 
     return hook
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for entry in value.values():
-            yield from _tensors(entry)
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from _tensors(entry)

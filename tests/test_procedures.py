@@ -114,11 +114,17 @@ def test_a_knob_is_stuck_after_three_large_moves_without_response():
 
 
 class Dummy:
-    """A knob that remembers its factors."""
+    """A knob that remembers its factors, and turns a parameter that is 1 at first."""
 
     def __init__(self, floor=0.0):
         self.factors = []
-        self.knob = Knob((nn.Parameter(torch.ones(1)),), self.factors.append, floor)
+        self.value = nn.Parameter(torch.ones(1))
+        self.knob = Knob((self.value,), self.turn, floor)
+
+    @torch.no_grad()
+    def turn(self, factor):
+        self.factors.append(factor)
+        self.value.mul_(factor)
 
 
 def report(time, depth, rate):
@@ -130,14 +136,40 @@ def fast(depth, time, threshold=None):
     return Fast(Goal(lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), (knobs,), None))
 
 
+def failing(procedure, rate, sweeps=6):
+    """Sweep on radii, right in time, of which none in depth is nearer to the target 1/2 than the first."""
+    for index in range(sweeps):
+        assert procedure.sweep(report(0.5, 1.0 + 0.9 * (index % 2), rate))
+
+
 def test_a_spiking_layer_that_keeps_failing_starts_again_at_a_small_scale_and_another_does_not():
-    for rate, expected in ((0.1, [1 / 8]), (math.nan, [])):
+    for rate, restarts in ((0.1, True), (math.nan, False)):
         depth, time = Dummy(), Dummy()
-        procedure = fast(depth, time)
-        for index in range(7):
-            assert procedure.sweep(report(0.5, 1.0 + 0.9 * (index % 2), rate))
-        assert depth.factors[6:][: len(expected)] == expected
-        assert (1 / 8 in time.factors) == bool(expected)
+        failing(fast(depth, time), rate)
+        assert (1 / 8 in time.factors) is restarts
+        if restarts:
+            assert (depth.value.item(), time.value.item()) == (1 / 8, 1 / 8)  # of where it was nearest: at the start
+
+
+def test_a_layer_that_comes_nearer_is_not_started_again():
+    depth, time = Dummy(), Dummy()
+    procedure = fast(depth, time)
+    for index in range(20):
+        procedure.sweep(report(0.5, 5.0 * 0.9**index, 0.1))
+    assert 1 / 8 not in depth.factors
+
+
+@pytest.mark.parametrize(("nearest", "given_up"), [(0.8, True), (0.56, False)])
+def test_a_layer_that_stays_far_after_a_second_start_is_left_where_it_was_nearest(nearest, given_up):
+    depth, time = Dummy(), Dummy()
+    procedure = fast(depth, time)
+    failing(procedure, 0.1)
+    start = depth.value.item()
+    for index in range(6):
+        assert procedure.sweep(report(0.5, (nearest, 2.0, 1.5)[min(index, 1 + index % 2)], 0.1))
+    assert depth.value.item() == pytest.approx(start if given_up else start / 8)
+    assert procedure.sweep(report(0.5, 2.0, 0.1)) is not given_up
+    assert (procedure.badness(report(0.5, 2.0, 0.1)) == 0) is given_up
 
 
 def test_a_radius_is_not_pushed_below_its_floor():

@@ -234,6 +234,41 @@ def test_squeezed_layers_are_those_over_time(given):
     )
 
 
+def radii_of(report):
+    return [radius for _, _, radius in report.entries()]
+
+
+@pytest.mark.parametrize("batch", [3, 7])
+@pytest.mark.parametrize("given", ["batch_size", "num_timesteps"])
+def test_a_net_on_batch_times_steps_is_measured_as_it_is(batch, given):
+    """Nets of squeezed layers, as sinabs converts them from convolutions, know (B * T, ...) alone."""
+    option = {given: batch if given == "batch_size" else 7}
+    squeezed = [layers.LIFSqueeze(tau_mem=4.0, **option, **common()) for _ in range(2)]
+    neurons = [layers.LIF(4.0, **common()) for _ in range(2)]
+    flat, plain = (
+        nn.Sequential(nn.Linear(NUM_INPUTS, 6), one, nn.Linear(6, 6), other, nn.Linear(6, 3))
+        for one, other in (squeezed, neurons)
+    )
+    flat.load_state_dict(plain.state_dict())
+    x = normal(batch, 7, NUM_INPUTS, dtype=torch.float32)
+    expected, found = measure(plain, x), measure(flat, x.flatten(0, 1))
+    assert radii_of(found) == pytest.approx(radii_of(expected))
+    torch.testing.assert_close(found.rates, expected.rates)
+    torch.testing.assert_close(gradient_profile(flat, x.flatten(0, 1)), gradient_profile(plain, x))
+
+
+def test_layers_in_a_loop_over_steps_are_cells():
+    model, x = nn.Sequential(nn.Linear(NUM_INPUTS, 6), layers.ALIF(4.0, 6.0, tau_syn=3.0, **common())), double_input()
+
+    def by_steps(model, x):
+        model[1].reset_states()
+        return torch.cat([model(x[:, step : step + 1]) for step in range(x.shape[1])], 1)
+
+    x = x.transpose(0, 1).float()
+    assert radii_of(measure(model, x, call=by_steps)) == pytest.approx(radii_of(measure(model, x)))
+    torch.testing.assert_close(gradient_profile(model, x, call=by_steps), gradient_profile(model, x))
+
+
 def test_kept_states_are_where_a_measurement_starts_and_are_left_alone():
     model = nn.Sequential(
         nn.Linear(NUM_INPUTS, 4), layers.LIF(4.0), nn.Linear(4, 4), layers.ALIF(4.0, 6.0, tau_syn=3.0)

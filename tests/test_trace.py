@@ -250,7 +250,7 @@ class Densified(nn.Module):
     ("model", "inputs", "error", "message"),
     [
         (Twice(0), torch.ones(9, 2, 5), ValueError, "layer 'layer': expected a call in every forward pass, got none"),
-        (Twice(2), torch.ones(9, 2, 5), ValueError, "layer 'layer': expected one call for each forward pass, got 2"),
+        (Twice(2), torch.ones(9, 2, 5), ValueError, "layer 'layer': expected parameters of its own in every layer"),
         (nn.Identity(), torch.ones(9, 2, 5), ValueError, "model: expected at least one layer that can be measured"),
         (LI(5, 5), torch.ones(9, 2, 5), ValueError, "model: expected at least one layer that can be measured"),
         (trace, torch.ones(9, 2, 5), TypeError, "model: expected a torch.nn.Module, got function"),

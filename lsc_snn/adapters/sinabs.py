@@ -43,7 +43,7 @@ class NeuronAdapter(StepAdapter):
         arrived = input_data.transpose(0, 1)
         _fit_states(module, arrived.shape[1:])
         # Its forward starts states in float32 and lets them grow into the dtype of the input with the first step.
-        kept = [state.detach() for state in _states(module).values()]
+        kept = _states(module).values()
         states = tuple(state.to(torch.promote_types(state.dtype, arrived.dtype)) for state in kept)
         return arrived, (*states, torch.zeros_like(arrived[0])) if _is_recurrent(module) else states
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from lsc_snn.knobs import movable
+from torch import Tensor, nn
+
+from lsc_snn._kept import restore, snapshot
+from lsc_snn.knobs import Knobs, movable
 from lsc_snn.measure import RadiusReport
 from lsc_snn.procedures.goal import Dial, Goal
 
@@ -22,9 +25,13 @@ _COLLAPSE = 0.1
 """Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
 _ABOVE_FLOOR = 1.05
 """A radius that cannot fall to its target goes this near to its floor: nearer, recurrent weights would just vanish."""
-_PATIENCE, _RESTART = 6, 1 / 8
-"""Sweeps that a spiking layer may fail on ready ground before it, and all above, start again at this share of their
-scale. Other layers creep: a gate that saturates follows its knob ever more slowly, and a restart would undo the way."""
+_PATIENCE, _RESTART = 4, 1 / 8
+"""Sweeps in a row that bring a spiking layer on ready ground no nearer, before it, and all above, start again at this
+share of the scale at which they were nearest. Other layers creep: a gate that saturates follows its knob ever more
+slowly, and a restart would undo the way."""
+_FAR = math.log(1.15)
+"""A layer that after a restart came no nearer than this to its targets, in log, is given up: the radius of a layer
+rises with its scale only until its potentials leave the surrogate's window. A nearer one may be reached by chance."""
 _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
 
@@ -99,6 +106,26 @@ class RateDial:
         return self._moved
 
 
+class Attempt:
+    """What a layer has tried: how near it came to its goal, with which parameters, and the sweeps since then."""
+
+    def __init__(self) -> None:
+        self.error, self.failures, self.restarted = math.inf, 0, False
+        self._kept: list[tuple[nn.Parameter, Tensor]] = []
+
+    def note(self, error: float, knobs: Knobs) -> None:
+        """Take note of how far the layer is from its goal, in log, as its knobs are."""
+        self.failures += 1
+        if error < self.error or not self._kept:
+            self._kept = snapshot(parameter for knob in knobs if knob for parameter in knob.parameters)
+            self.error, self.failures = error, 0
+
+    def back(self) -> None:
+        """Return to the parameters that came nearest, and start counting anew."""
+        restore(self._kept)
+        self.error, self.failures, self._kept = math.inf, 0, []
+
+
 class Fast:
     """One run of the procedure: ``sweep`` takes a report of the model as it is and turns its knobs."""
 
@@ -106,7 +133,8 @@ class Fast:
         self._goal = goal
         self._secants: dict[tuple[str, int], Secant] = {}
         self._rates = [RateDial(goal.rate_band) for _ in goal.knobs]
-        self._failures = [0] * len(goal.knobs)
+        self._attempts = [Attempt() for _ in goal.knobs]
+        self._given_up: set[int] = set()
 
     def sweep(self, report: RadiusReport) -> bool:
         """Turn the knobs once; return whether anything moved.
@@ -117,13 +145,14 @@ class Fast:
         moved, held = False, True
         dials = self._free(report)
         for index, rate in enumerate(report.rates.tolist()):
-            mine = [dial for dial in dials if dial.layer == index]
-            if held and not self._is_right(index, rate, mine):
+            mine = [dial for dial in dials if dial.layer == index and movable(dial.knob)]
+            if held and index not in self._given_up and not self._is_right(index, rate, mine):
                 held = False
-                self._failures[index] += 1
+                attempt = self._attempts[index]
+                attempt.note(self._error(index, rate, mine), self._goal.knobs[index])
                 spiking = not math.isnan(rate)
-                if spiking and self._failures[index] > _PATIENCE and self._restart(index):
-                    return True
+                if spiking and attempt.failures > _PATIENCE and (moved := self._start_again(index, dials)):
+                    return moved
             if not held:
                 moved |= self._turn_threshold(index, rate)
                 for dial in mine:
@@ -138,21 +167,36 @@ class Fast:
     def _is_right(self, index: int, rate: float, dials: list[Dial]) -> bool:
         if self._goal.rate_excess(rate) and movable(self._goal.knobs[index].threshold):
             return False
-        return all(dial.error <= _HOLD * self._goal.tolerance for dial in dials if movable(dial.knob))
+        return all(dial.error <= _HOLD * self._goal.tolerance for dial in dials)
 
-    def _restart(self, lowest: int) -> bool:
-        """Take a layer and all above it to a small scale, from which their radii rise again; say whether that moved.
+    def _error(self, index: int, rate: float, dials: list[Dial]) -> float:
+        """Return how far a layer is from its goal, in log."""
+        errors = [
+            abs(math.log(dial.radius / dial.target)) if 0 < dial.radius < math.inf else math.inf for dial in dials
+        ]
+        if movable(self._goal.knobs[index].threshold):
+            errors.append(abs(self._goal.rate_excess(rate)))
+        return max(errors, default=0.0)
 
-        There all potentials lie in the surrogate's window, and a radius follows its knob. At a large scale few do, and
-        the mean radius jumps with every change of a spike.
+    def _start_again(self, lowest: int, dials: list[Dial]) -> bool:
+        """Take a layer and all above it to a small scale, from which their radii rise again; or give the layer up.
+
+        At a small scale all potentials lie in the surrogate's window, and a radius follows its knob. At a large scale
+        few do, and the mean radius jumps with every change of a spike. Return whether that moved.
         """
+        attempt = self._attempts[lowest]
+        if attempt.restarted and attempt.error > _FAR:
+            attempt.back()
+            self._given_up.add(lowest)
+            return True
+        attempt.restarted = True
         moved = False
-        for index, knobs in list(enumerate(self._goal.knobs))[lowest:]:
-            self._failures[index] = 0
-            for knob in (knobs.depth, knobs.time):
-                if knob is not None and movable(knob):
-                    knob.turn(_RESTART)
-                    moved = True
+        for layer in range(lowest, len(self._attempts)):
+            self._attempts[layer].back()
+        for dial in dials:
+            if dial.layer >= lowest and dial.kind != "decoder" and dial.knob is not None and movable(dial.knob):
+                dial.knob.turn(_RESTART)
+                moved = True
         self._secants = {key: secant for key, secant in self._secants.items() if key[1] < lowest}
         return moved
 
@@ -161,9 +205,10 @@ class Fast:
         return self._goal.badness(report, [dial for dial in self._free(report) if movable(dial.knob)])
 
     def _free(self, report: RadiusReport) -> list[Dial]:
-        """Return the dials whose knobs are not stuck, with no target below what these knobs leave."""
+        """Return the dials of no given up layer whose knobs are not stuck, no target below what these knobs leave."""
         stuck = {key for key, secant in self._secants.items() if secant.stuck}
-        dials = [dial for dial in self._goal.dials(report) if (dial.kind, dial.layer) not in stuck]
+        dials = [dial for dial in self._goal.dials(report) if dial.layer not in self._given_up]
+        dials = [dial for dial in dials if (dial.kind, dial.layer) not in stuck]
         floors = [0.0 if dial.knob is None else _ABOVE_FLOOR * dial.knob.floor for dial in dials]
         return [dial._replace(target=max(dial.target, floor)) for dial, floor in zip(dials, floors, strict=True)]
 

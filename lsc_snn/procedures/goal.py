@@ -94,6 +94,8 @@ class Goal:
 
 
 def _why(dial: Dial) -> str:
+    if dial.knob is None and dial.kind == "decoder":
+        return "nothing that may be moved acts between the last layer and the output"
     if dial.knob is None:
         return "no parameter of the layer moves it"
     if not movable(dial.knob):
