@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lsc_snn._checks import check_count, is_number
 from lsc_snn.datasets.events_dataset import EventDataset
+
+VALIDATION_SPEAKERS = 0.2
+"""Fraction of the training speakers held out for validation where nothing else is asked for."""
+VALIDATION_SAMPLES = 0.15
+"""Fraction of the training samples of each class held out where no speakers are known."""
+
+
+class EventSplits(NamedTuple):
+    """The parts of a dataset, without a common sample, and the spikes that a reader cropped away from all of them."""
+
+    train: EventDataset
+    validation: EventDataset
+    test: EventDataset
+    num_dropped: int = 0
 
 
 def split_by_speaker(
@@ -28,9 +42,7 @@ def split_by_speaker(
     >>> kept.speakers.tolist(), held_out.speakers.tolist()
     ([3, 3, 9], [7])
     """
-    known = speakers_of(dataset)
-    if len(known) < 2:
-        raise ValueError(f"dataset: expected two speakers or more, got {len(known)}; use split_stratified")
+    known = _two_speakers(dataset)
     if is_number(held_out):
         fraction = _fraction("held_out", held_out)
         number = min(max(round(fraction * len(known)), 1), len(known) - 1)
@@ -40,10 +52,43 @@ def split_by_speaker(
     if not chosen.size or not np.isin(chosen, known).all() or len(chosen) == len(known):
         expected = f"some but not all of the speakers {known.tolist()}"
         raise ValueError(f"held_out: expected {expected}, got {chosen.tolist()}; choose others")
-    held = np.isin(dataset.speakers, chosen)
+    held = np.isin(np.asarray(dataset.speakers), chosen)
     first, second = dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
     check_speakers_disjoint(first, second)
     return first, second
+
+
+def leave_one_speaker_out(dataset: EventDataset) -> Iterator[tuple[int, EventDataset, EventDataset]]:
+    """Yield (speaker, kept, held out) for every speaker in turn: the folds of a cross-validation by speaker.
+
+    Raises ValueError for a dataset that names no or one speaker.
+
+    >>> sizes = {"num_steps": 1, "num_units": 1, "num_classes": 1}
+    >>> dataset = EventDataset([], [], [0] * 4, [0] * 3, [1] * 3, speakers=[7, 3, 7], **sizes)
+    >>> [(speaker, len(kept), len(held_out)) for speaker, kept, held_out in leave_one_speaker_out(dataset)]
+    [(3, 2, 1), (7, 1, 2)]
+    """
+    return ((speaker, *split_by_speaker(dataset, [speaker])) for speaker in _two_speakers(dataset).tolist())
+
+
+def hold_out(
+    dataset: EventDataset, validation: float | Sequence[int] | None = None, *, seed: int = 0
+) -> tuple[EventDataset, EventDataset]:
+    """Split a training set into (train, validation): by speaker where it names two or more, else stratified by class.
+
+    ``validation`` is a fraction (of the speakers, or of the samples of each class), or the speakers to hold out; by
+    default a fifth of the speakers, or 15 % of the samples. Raises like ``split_by_speaker`` and ``split_stratified``.
+
+    >>> sizes = {"num_steps": 1, "num_units": 1, "num_classes": 1}
+    >>> dataset = EventDataset([], [], [0] * 4, [0] * 3, [1] * 3, speakers=[7, 3, 7], **sizes)
+    >>> [part.speakers.tolist() for part in hold_out(dataset, [7])]
+    [[3], [7, 7]]
+    """
+    named = validation is not None and not is_number(validation)
+    if named or (dataset.speakers is not None and len(speakers_of(dataset)) > 1):
+        return split_by_speaker(dataset, VALIDATION_SPEAKERS if validation is None else validation, seed=seed)
+    fraction = VALIDATION_SAMPLES if validation is None else validation
+    return split_stratified(dataset, fraction, seed=seed)  # type: ignore[arg-type]
 
 
 def split_stratified(dataset: EventDataset, fraction: float, *, seed: int = 0) -> tuple[EventDataset, EventDataset]:
@@ -101,6 +146,13 @@ def check_speakers_disjoint(first: EventDataset, second: EventDataset) -> None:
         raise ValueError(
             f"dataset: expected no speaker on both sides, got {shared.tolist()}; split with split_by_speaker"
         )
+
+
+def _two_speakers(dataset: EventDataset) -> npt.NDArray[np.integer[Any]]:
+    known = speakers_of(dataset)
+    if len(known) < 2:
+        raise ValueError(f"dataset: expected two speakers or more, got {len(known)}; use split_stratified")
+    return known
 
 
 def _fraction(name: str, value: object) -> float:

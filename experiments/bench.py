@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from lsc_snn.experiments import bench_radius, bench_stabilize, bench_training
+from lsc_snn.experiments import bench_loader, bench_radius, bench_stabilize, bench_training
+from lsc_snn.experiments.bench_loader import FULL, Recordings, Training
 from lsc_snn.experiments.bench_peers import Sizes
 from lsc_snn.experiments.bench_stabilize import Large, Small
 from lsc_snn.experiments.bench_table import Table, machine
@@ -17,15 +18,21 @@ from lsc_snn.experiments.bench_table import Table, machine
 QUICK_SIZES = Sizes(num_steps=5, batch=2, num_inputs=20, num_units=8, density=0.2)
 SMALL = (Small(32, 1000), Small(64, 400))
 QUICK_SMALL = (Small(num_units=6, num_inputs=10, num_steps=8, batch=2, max_sweeps=3),)
+QUICK_RECORDINGS = Recordings(num_samples=8, num_spikes=40, seconds=0.1, batch=4, peer_samples=8)
+QUICK_TRAINING = Training(QUICK_RECORDINGS, num_units=8)
 QUICK_LARGE = Large(num_layers=2, num_units=8, num_inputs=20, num_steps=10, batch=2)
 
 
-def sections(data: str | None, *, quick: bool) -> dict[str, Callable[[], Table]]:
-    """Return the benchmarks by the name of their table; ``quick`` ones are tiny and say nothing about speed."""
+def sections(data: str | None, *, quick: bool, full: bool = False) -> dict[str, Callable[[], Table]]:
+    """Return the benchmarks by the name of their table; ``quick`` ones are tiny and say nothing about speed.
+
+    ``full`` loads a file of the full size of SHD.
+    """
     sizes, rounds = (QUICK_SIZES, 2) if quick else (Sizes(), 9)
     small, large = (QUICK_SMALL, QUICK_LARGE) if quick else (SMALL, Large())
     cases = bench_radius.QUICK_CASES if quick else bench_radius.CASES
     neurons, targets = (("ALIF",), ("half",)) if quick else (("ALIF", "LIF", "LSNN"), ("one", "half", "balanced"))
+    recordings, training = (QUICK_RECORDINGS, QUICK_TRAINING) if quick else (Recordings(), Training())
     threads = torch.get_num_threads()
     return {
         "radius": lambda: bench_radius.radius_table(cases, rounds=rounds),
@@ -35,6 +42,8 @@ def sections(data: str | None, *, quick: bool) -> dict[str, Callable[[], Table]]
         "stabilize": lambda: bench_stabilize.large_table(
             large, data, neurons=neurons, targets=targets, threads=threads
         ),
+        "loader": lambda: bench_loader.loader_table(FULL if full else recordings, threads=threads),
+        "epoch": lambda: bench_loader.epoch_table(training),
     }
 
 
@@ -46,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lsc_snn.experiments.bench", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--full", action="store_true", help="load a file of the full size of SHD, which takes minutes")
     parser.add_argument(
         "--data", metavar="FOLDER", help="recordings to stabilise on, train.h5 and test.h5 of the SHD layout"
     )
@@ -58,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.threads < 1:
             parser.error(f"--threads: expected at least 1, got {options.threads}")
         torch.set_num_threads(options.threads)
-    chosen = sections(options.data, quick=options.quick)
+    chosen = sections(options.data, quick=options.quick, full=options.full)
     if options.only is not None:
         names = options.only.split(",")
         unknown = [name for name in names if name not in chosen]

@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", int, float)
 
-VALIDATION_SPEAKERS = 0.2
-"""Fraction of the training speakers whose recordings are held out for validation."""
-VALIDATION_SAMPLES = 0.15
-"""Fraction of the training samples of each class held out where no speakers are known."""
 DEFAULT_BIN_MS = 4.0
 
 
@@ -56,27 +52,38 @@ class NetworkFlags:
         )
 
 
-def load_splits(data: str, bin_ms: float | None) -> Splits:
-    """Return train, validation and test of ``digits`` or of a folder with train.h5 and test.h5 of the SHD layout.
+def load_splits(data: str, bin_ms: float | None, *, root: Path | None = None, download: bool = False) -> Splits:
+    """Return train, validation and test of a dataset by its name, or of a folder with train.h5 and test.h5 as of SHD.
 
-    Validation is by speaker where the file names two or more, else stratified by class; the split is always the same.
-    ``bin_ms`` is the length of a time step in milliseconds, for a folder only. Raises ValueError for a length with
-    ``digits``, and what the readers raise.
+    Validation is by speaker where the data names two or more, else stratified by class; the split is always the same.
+    ``bin_ms`` is the length of a time step in milliseconds, for recordings only; ``root`` and ``download`` say where
+    the files of a named dataset are, as for ``datasets.load``. Raises ValueError for text, and what ``check_bins`` and
+    the readers raise.
     """
-    from lsc_snn.datasets import load_digits, load_folder, split_by_speaker, split_stratified
+    from lsc_snn import datasets
     from lsc_snn.experiments.data import Splits
 
-    if data == "digits":
-        if bin_ms is not None:
-            raise ValueError("--bin-ms: expected a folder of recordings with it, got digits; leave it out")
-        return Splits(*load_digits())
+    if data in datasets.names():
+        if datasets.card(data).text:
+            raise ValueError(f"--data: expected samples with labels, got {data}, which is text; choose another")
+        check_bins(data, bin_ms)
+        parts = datasets.load(data, root, download=download, **({} if bin_ms is None else {"bin_ms": bin_ms}))
+        return Splits(parts.train, parts.validation, parts.test)
     if not Path(data).is_dir():
-        raise ValueError(f"--data: expected digits or a folder with train.h5 and test.h5, got {data!r}; check the path")
-    training, test = load_folder(data, bin_ms=DEFAULT_BIN_MS if bin_ms is None else bin_ms)
-    speakers = set() if training.speakers is None else set(training.speakers.tolist())
-    if len(speakers) > 1:
-        return Splits(*split_by_speaker(training, VALIDATION_SPEAKERS), test)
-    return Splits(*split_stratified(training, VALIDATION_SAMPLES), test)
+        raise ValueError(
+            f"--data: expected a folder with train.h5 and test.h5 or one of {', '.join(datasets.names())}, "
+            f"got {data!r}; check the path"
+        )
+    training, test = datasets.load_folder(data, bin_ms=DEFAULT_BIN_MS if bin_ms is None else bin_ms)
+    return Splits(*datasets.hold_out(training), test)
+
+
+def check_bins(name: str, bin_ms: float | None) -> None:
+    """Raise ValueError for a length of time steps with a dataset that is not binned."""
+    from lsc_snn import datasets
+
+    if bin_ms is not None and "bin_ms" not in datasets.options(name):
+        raise ValueError(f"--bin-ms: expected recordings with it, got {name}; leave it out")
 
 
 def first_batch(dataset: EventDataset, batch_size: int, seed: int) -> EventBatch:

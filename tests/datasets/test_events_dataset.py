@@ -1,6 +1,6 @@
-"""EventDataset and EventLoader against the dense tensors of a plain Python loop."""
+"""EventDataset against the dense tensors of a plain Python loop."""
 
-import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lsc_snn.datasets import EventDataset, EventLoader
+from lsc_snn.datasets import EventDataset, EventLoader, events_dataset
 from lsc_snn.events import EventBatch
 
 STEPS, UNITS = 6, 4
@@ -100,44 +100,6 @@ def test_subset_keeps_speakers_and_sizes() -> None:
     assert (part.num_steps, part.num_units, part.num_classes) == (STEPS, UNITS, 3)
 
 
-def labels_of(loader: EventLoader) -> list[int]:
-    return [int(label) for _, labels in loader for label in labels]
-
-
-def numbered(size: int) -> EventDataset:
-    return EventDataset([], [], [0] * (size + 1), range(size), [1] * size, num_steps=1, num_units=1, num_classes=size)
-
-
-@pytest.mark.parametrize(("size", "drop_last", "batches"), [(6, False, 2), (7, False, 3), (7, True, 2), (2, False, 1)])
-def test_loader_length_and_last_batch(size: int, drop_last: bool, batches: int) -> None:
-    loader = EventLoader(numbered(size), 3, drop_last=drop_last)
-    assert len(loader) == len(list(loader)) == batches
-    assert labels_of(loader) == list(range(min(size, 3 * batches)))
-
-
-def test_shuffled_order_is_a_function_of_seed_and_epoch() -> None:
-    dataset = numbered(50)
-    loader = EventLoader(dataset, 8, shuffle=True, seed=3)
-    first = labels_of(loader)
-    assert first == labels_of(loader)
-    assert sorted(first) == list(range(50))
-    loader.set_epoch(1)
-    second = labels_of(loader)
-    assert second != first
-    fresh = EventLoader(dataset, 8, shuffle=True, seed=3)
-    fresh.set_epoch(1)
-    assert labels_of(fresh) == second
-    assert labels_of(EventLoader(dataset, 8, shuffle=True, seed=4)) not in (first, second)
-
-
-def test_the_global_random_state_is_untouched() -> None:
-    before = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())
-    list(EventLoader(numbered(9), 2, shuffle=True))
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.random.get_state()[1].tolist() == before[1]
-    assert random.getstate() == before[2]
-
-
 def arguments(**changes: object) -> dict[str, object]:
     """Return the arguments of a valid dataset of two samples, some of them changed."""
     valid: dict[str, object] = {
@@ -176,6 +138,7 @@ def arguments(**changes: object) -> dict[str, object]:
         ({"lengths": [3, 1]}, ValueError, "got a later one in sample 1 of length 1"),
         ({"labels": [], "lengths": [], "offsets": [0]}, ValueError, "labels: expected at least one sample"),
         ({"num_classes": 0}, ValueError, "num_classes: expected an integer >= 1, got 0"),
+        ({"scale": 0.0}, ValueError, "scale: expected a finite number above 0, got 0.0"),
         ({"num_steps": 2.0}, TypeError, "num_steps: expected an integer, got float"),
     ],
 )
@@ -186,8 +149,8 @@ def test_bad_arrays_are_named(changes: dict[str, object], error: type[Exception]
     assert "\n" not in str(caught.value)
 
 
-def test_bad_indices_and_loader_arguments_are_named() -> None:
-    dataset = numbered(3)
+def test_bad_indices_are_named() -> None:
+    dataset = dataset_of([[(0, 1, 1)], [], [(3, 2, 2)]])
     with pytest.raises(IndexError, match=r"indices: expected 0\.\.2, got 3"):
         dataset.batch([0, 3])
     with pytest.raises(IndexError, match=r"indices: expected 0\.\.2, got -1"):
@@ -196,9 +159,74 @@ def test_bad_indices_and_loader_arguments_are_named() -> None:
         dataset.batch([])
     with pytest.raises(ValueError, match="number of samples: expected an integer >= 1"):
         dataset.collate([])
-    with pytest.raises(ValueError, match="batch_size: expected an integer >= 1, got 0"):
-        EventLoader(dataset, 0)
-    with pytest.raises(ValueError, match="batch_size: expected at most 3 samples with drop_last, got 4"):
-        EventLoader(dataset, 4, drop_last=True)
-    with pytest.raises(ValueError, match="epoch: expected an integer >= 0, got -1"):
-        EventLoader(dataset, 2).set_epoch(-1)
+
+
+@pytest.mark.parametrize("counts", [None, [1, 255, 3]])
+def test_scale_multiplies_the_counts_of_a_batch(counts: list[int] | None) -> None:
+    dataset = EventDataset(**arguments(counts=counts, scale=1 / 255))  # type: ignore[arg-type]
+    plain = EventDataset(**arguments(counts=counts))  # type: ignore[arg-type]
+    batches = [
+        dataset.batch([0, 1])[0],
+        dataset.collate([dataset[0], dataset[1]])[0],
+        dataset.subset([0, 1]).batch([0, 1])[0],
+        dataset.pooled(1).batch([0, 1])[0],
+    ]
+    for batch in batches:
+        torch.testing.assert_close(batch.to_dense(), plain.batch([0, 1])[0].to_dense() / 255)
+        assert batch.counts.dtype == torch.float32
+
+
+def test_mapped_arrays_are_used_in_place(tmp_path: Path) -> None:
+    source = dataset_of([[(0, 1, 1), (4, 0, 2)], [], [(3, 2, 2)], [(1, 1, 1)]], np.uint16)
+    mapped = {}
+    for name in ("times", "units", "counts"):
+        np.save(tmp_path / f"{name}.npy", getattr(source, name))
+        mapped[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    dataset = EventDataset(
+        **mapped,
+        **{name: getattr(source, name) for name in ("offsets", "labels", "lengths")},
+        num_steps=STEPS,
+        num_units=UNITS,
+        num_classes=3,
+    )
+    in_a_row, apart = dataset.subset([2, 3]), dataset.subset([3, 0])
+    for name, array in mapped.items():
+        assert np.shares_memory(getattr(dataset, name), array)
+        assert np.shares_memory(getattr(in_a_row, name), array)
+    assert_same(dataset.batch([3, 0, 2])[0], source.batch([3, 0, 2])[0])
+    assert_same(in_a_row.batch([1, 0])[0], source.batch([3, 2])[0])
+    assert_same(apart.batch([0, 1])[0], source.batch([3, 0])[0])
+
+
+def test_checks_see_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unsorted events are found wherever the blocks are cut, and a fall between two samples is none."""
+    for size in (1, 2, 3, 7):
+        monkeypatch.setattr(events_dataset, "_BLOCK_EVENTS", size)
+        for fall in range(6):
+            values = np.array([5, 6, 7, 8, 9, 10])
+            values[fall:] -= 7
+            for offsets in ([0, 6], [0, 3, 6], [0, 0, 2, 2, 6]):
+                expected = None
+                if fall not in (0, *offsets):
+                    expected = max(i for i, offset in enumerate(offsets) if offset < fall)
+                assert events_dataset.falls_within(values, np.array(offsets)) == expected, (size, fall, offsets)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 12))
+def test_blocks_cover_every_sample_once(sizes: list[int], limit: int) -> None:
+    offsets = np.cumsum([0, *sizes])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events_dataset, "_BLOCK_EVENTS", limit)
+        blocks = list(events_dataset.sample_blocks(offsets))
+    assert [sample for first, last in blocks for sample in range(first, last)] == list(range(len(sizes)))
+    assert all(last - first == 1 or offsets[last] - offsets[first] <= limit for first, last in blocks)
+
+
+@given(recordings)
+def test_samples_are_found_by_class(samples: list[list[tuple[int, int, int]]]) -> None:
+    dataset = dataset_of(samples)
+    order, ranks, starts = dataset.by_class
+    for label in range(3):
+        members = order[starts[label] : starts[label + 1]]
+        assert members.tolist() == [i for i in range(len(samples)) if i % 3 == label]
+        assert ranks[members].tolist() == list(range(starts[label], starts[label + 1]))

@@ -9,12 +9,13 @@ import sys
 import pytest
 import torch
 
-from lsc_snn.experiments import bench, bench_radius, bench_stabilize, bench_training
+from lsc_snn.datasets import EventLoader, cached, file_digest, read_shd
+from lsc_snn.experiments import bench, bench_loader, bench_radius, bench_stabilize, bench_training
 from lsc_snn.experiments.bench_peers import PEERS, Ours, Sizes, draw_weights, make_peer, matrices
 from lsc_snn.experiments.bench_table import Table, interleaved
 
 SIZES = Sizes(num_steps=30, batch=4, num_inputs=40, num_units=16, density=0.2)
-TABLES = ["radius", "training_step", "event_product", "procedures", "stabilize"]
+TABLES = ["radius", "training_step", "event_product", "procedures", "stabilize", "loader", "epoch"]
 NOT_NUMBERS = {"mean bias %", "firing rate", "worst error", "other parameters"}  # these may be zero, or negative
 
 
@@ -45,6 +46,9 @@ def test_every_row_is_there(quick):
     assert [row["procedure"] for row in rows_of(quick, "procedures")] == ["fast", "paper"]
     assert [row["product"] for row in rows_of(quick, "event_product")] == ["forward", "forward and weight gradient"]
     assert [(row["neuron"], row["target"]) for row in rows_of(quick, "stabilize")] == [("ALIF", "half")]
+    loaders = ["lsc_snn, events", "lsc_snn, dense tensors", "tonic"]
+    assert [row["loader"] for row in rows_of(quick, "loader")] == loaders
+    assert [row["training"] for row in rows_of(quick, "epoch")] == ["lsc_snn", "snnTorch and tonic"]
     for table in quick["tables"]:
         for row in table["rows"]:
             for key, value in row.items():
@@ -148,6 +152,65 @@ def test_interleaved_takes_turns():
     assert order == ["a", "b"] * 3
     assert list(medians) == ["a", "b"]
     assert all(seconds >= 0 for seconds in medians.values())
+
+
+def test_both_loaders_deliver_the_same_spikes(tmp_path):
+    """Tonic reads the generated file as it is; of an end on an edge it leaves the last step out."""
+    tonic = pytest.importorskip("tonic")
+    sizes = bench.QUICK_RECORDINGS
+    folder = bench_loader.folder_with(tmp_path, sizes)
+    path = folder / "SHD" / "shd_train.h5"
+    loader = bench_loader.our_loader(folder, sizes)
+    key = {"file": file_digest(path), "reader": "shd", "bin_ms": sizes.bin_ms}
+    assert loader.dataset.labels.tolist() == cached(folder / "cache", key, lambda: None).labels.tolist()
+    theirs = bench_loader.tonic_loader(folder, sizes).dataset
+    assert isinstance(theirs, tonic.datasets.SHD)
+    ours, labels = next(iter(EventLoader(read_shd(path, bin_ms=sizes.bin_ms), sizes.num_samples)))
+    ours = ours.to_dense()
+    for sample in range(sizes.num_samples):
+        frames, label = theirs[sample]
+        steps = min(len(frames), len(ours))
+        assert label == labels[sample]
+        assert torch.equal(ours[:steps, sample], torch.from_numpy(frames[:steps, 0]).float())
+        assert not frames[steps:].any()
+        assert ours[steps:, sample].sum() <= 2, "spikes on the edge where the sample ends"
+        assert ours[:, sample].sum() == len(theirs_times(path, sample)) >= 30
+
+
+def theirs_times(path, sample):
+    import h5py
+
+    with h5py.File(path) as file:
+        return file["spikes/times"][sample]
+
+
+def test_loader_ratios_are_those_of_the_rates(quick):
+    ours, dense, tonic = rows_of(quick, "loader")
+    for row in (ours, dense):
+        assert row["later / tonic"] == pytest.approx(row["later samples/s"] / tonic["later samples/s"])
+    assert ours["first / tonic"] == pytest.approx(ours["first epoch samples/s"] / tonic["first epoch samples/s"])
+    for row in (ours, tonic):
+        assert 0.05 < row["peak memory GB"] < 1.5
+    for row in rows_of(quick, "epoch"):
+        assert row["of it data s"] < row["first epoch s"]
+        assert row["of that data s"] < row["second epoch s"]
+
+
+def test_a_missing_tonic_has_a_row(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tonic", None)
+    table = bench_loader.epoch_table(bench.QUICK_TRAINING)
+    assert [row["training"] for row in table.rows] == ["lsc_snn", "snnTorch and tonic"]
+    assert table.rows[1]["note"] == "not installed: pip install 'lsc-snn[bench,data]'"
+
+
+def test_generated_recordings_have_the_asked_size(tmp_path):
+    path = tmp_path / "x.h5"
+    bench_loader.write_recordings(path, bench_loader.Recordings(num_samples=40, num_spikes=200, seconds=0.5))
+    dataset = read_shd(path, bin_ms=4.0)
+    assert (len(dataset), dataset.num_classes, dataset.num_units) == (40, 20, 700)
+    spikes = [int(dataset[index].counts.sum()) for index in range(40)]
+    assert 150 <= min(spikes) < max(spikes) <= 250
+    assert 60 <= dataset.lengths.min() < dataset.lengths.max() <= 126
 
 
 def test_tables_are_markdown(capsys):
