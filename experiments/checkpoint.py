@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -20,8 +21,10 @@ from lsc_snn.experiments.config import TrainConfig, read_config
 from lsc_snn.experiments.data import describe_difference
 from lsc_snn.experiments.files import write_bytes, write_json
 from lsc_snn.network import Network
+from lsc_snn.optim import Lookahead
 
 _KEY, _FORMAT = "lsc_snn", "lsc_snn checkpoint 1"
+_LOOKAHEAD = "lookahead/num_steps"
 _REMEDY = "remove it and start again, or choose another"
 
 
@@ -98,28 +101,39 @@ def load_parameters(network: nn.Module, tensors: Mapping[str, Tensor], path: Pat
 
 
 def optimizer_tensors(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """Return the state of an optimiser as tensors named ``<parameter>/<name>``."""
-    return {
+    """Return the state of an optimiser as tensors named ``<parameter>/<name>``, and the steps of a Lookahead."""
+    tensors = {
         f"{names[parameter]}/{key}": value
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }
+    if isinstance(optimizer, Lookahead):
+        tensors |= optimizer_tensors(optimizer.inner, names)
+        tensors[_LOOKAHEAD] = torch.tensor(optimizer.num_steps)
+    return tensors
 
 
 def load_optimizer(optimizer: Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]) -> None:
     """Give an optimiser the state that ``optimizer_tensors`` returned."""
+    outer = isinstance(optimizer, Lookahead)
+    if isinstance(optimizer, Lookahead):
+        load_optimizer(optimizer.inner, names, tensors)
+        optimizer.num_steps = int(tensors.get(_LOOKAHEAD, torch.tensor(0)))
     for parameter, name in names.items():
         state = {key.rpartition("/")[2]: value for key, value in tensors.items() if key.rpartition("/")[0] == name}
+        state = {key: value for key, value in state.items() if (key == "slow") == outer}
         if state:
             optimizer.state[parameter] = {
-                # AdamW keeps its step count on the CPU.
+                # The optimisers keep their step count on the CPU.
                 key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
                 for key, value in state.items()
             }
 
 
 def load_network(path: str | Path) -> Network:
-    """Return the network of a run's folder (its best checkpoint) or of one checkpoint file, on the CPU, in eval mode.
+    """Return the network of a run's folder, the one that is tested, or of a checkpoint file, on the CPU, in eval mode.
+
+    That is the best epoch's, or the one that was refitted where the run asks for it.
 
     The checkpoint says what network it is of; where config.json stands beside it, both have to agree. Raises
     ValueError, naming the file, for one that is missing, truncated, foreign or of another network.
@@ -129,7 +143,7 @@ def load_network(path: str | Path) -> Network:
     ValueError: absent: expected a checkpoint, got no such file; check the path
     """
     path = Path(path)
-    file = path / "best.safetensors" if path.is_dir() else path
+    file = path / _tested(path) if path.is_dir() else path
     checkpoint = read_checkpoint(file)
     beside = file.with_name("config.json")
     if beside.is_file():
@@ -137,6 +151,11 @@ def load_network(path: str | Path) -> Network:
     network = Network(checkpoint.config.network, seed=checkpoint.config.seed)
     load_parameters(network, checkpoint.network, file)
     return network.eval()
+
+
+def _tested(folder: Path) -> str:
+    config = folder / "config.json"
+    return "refit.safetensors" if config.is_file() and read_config(config).refit else "best.safetensors"
 
 
 def check_same_run(checkpoint: Checkpoint, config: TrainConfig, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Compare targets at several depths, each tuned equally, over several seeds; resumable, one folder a run."""
+"""Compare arms at several depths, each tuned equally, over several seeds; resumable, one folder a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lsc_snn.experiments.config import TargetOption, TrainConfig, parse_target, read_config, target_label
+from lsc_snn.experiments.batches import check_sequences
+from lsc_snn.experiments.config import TargetOption, TrainConfig, arm_label, arm_of, read_config
 from lsc_snn.experiments.data import SplitsLike, check_splits, describe_difference
 from lsc_snn.experiments.files import make_folder, write_bytes, write_csv, write_json
 from lsc_snn.experiments.records import EpochMetrics, RunResult
@@ -65,12 +66,14 @@ def compare(
     learning_rates: Sequence[float],
     resume: bool = True,
     on_event: Callable[[CompareEvent], None] | None = None,
+    tensorboard: bool = False,
 ) -> Comparison:
     """Train each target at each depth, with a learning rate tuned in the same way for all, and compare them.
 
-    For each depth and target (None: untreated) the first seed is trained at every learning rate; the one with the best
-    validation accuracy (ties: the lower validation loss, then the earlier in the list) is chosen, and the other seeds
-    are trained at it. All else is as in ``base``. The run that won the tuning is the first seed's run.
+    A target is one of ``TrainConfig.target`` (None: untreated), or the name of an initialisation, such as "lsuv", which
+    is then the run's in place of a target. For each depth and target the first seed is trained at every learning rate;
+    the one with the best validation accuracy (ties: the lower validation loss, then the earlier in the list) is chosen,
+    and the other seeds are trained at it. All else is as in ``base``. The run that won the tuning is the first seed's.
 
     Runs follow one another, each in its own sub-folder of ``folder``, such as ``depth-2/half/rate-0.001/seed-0``; with
     ``resume``, finished ones are only read, an interrupted one goes on, and depths, targets, seeds and rates may be
@@ -93,16 +96,22 @@ def compare(
     >>> [(cell.depth, cell.target, cell.num_runs) for cell in comparison.cells]
     [(1, 'untreated', 1), (2, 'untreated', 1)]
     """
-    arms = [parse_target(target) for target in targets]
-    for name, values in (("targets", arms), ("depths", depths), ("seeds", seeds), ("learning_rates", learning_rates)):
+    arms = [arm_of(target) for target in targets]
+    labels = [tuple(arm.values()) for arm in arms]
+    for name, values in (("targets", labels), ("depths", depths), ("seeds", seeds), ("learning_rates", learning_rates)):
         if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name}: expected one value or more, each once, got {list(values)}; name each once")
+            given = list(targets if name == "targets" else values)
+            raise ValueError(f"{name}: expected one value or more, each once, got {given}; name each once")
     check_splits(splits, base.network)
+    check_sequences(splits, base)
     folder = Path(folder)
 
-    def configured(depth: int, arm: TargetOption, rate: float, seed: int) -> TrainConfig:
+    def configured(depth: int, arm: dict[str, Any], rate: float, seed: int) -> TrainConfig:
         network = replace(base.network, num_layers=depth)
-        return replace(base, network=network, target=arm, learning_rate=rate, seed=seed)
+        return replace(base, network=network, learning_rate=rate, seed=seed, **arm)
+
+    def run(config: TrainConfig, index: int) -> RunResult:
+        return _run(config, splits, folder, resume, on_event, index, total, tensorboard)
 
     every = [configured(*values) for values in itertools.product(depths, arms, learning_rates, seeds)]
     on_main = os.environ.get("RANK", "0") == "0"
@@ -116,13 +125,12 @@ def compare(
             for rate in learning_rates:
                 config = configured(depth, arm, rate, seeds[0])
                 index = len(runs) + len(tuning) + 1
-                tuning.append(_run(config, splits, folder, resume, on_event, index, total))
+                tuning.append(run(config, index))
             best = min(range(len(tuning)), key=lambda i: _rank(tuning[i]))
             runs += [Run.of(result, place_of(result.config), chosen=i == best) for i, result in enumerate(tuning)]
             for seed in seeds[1:]:
                 config = configured(depth, arm, learning_rates[best], seed)
-                result = _run(config, splits, folder, resume, on_event, len(runs) + 1, total)
-                runs.append(Run.of(result, place_of(config), chosen=True))
+                runs.append(Run.of(run(config, len(runs) + 1), place_of(config), chosen=True))
     comparison = Comparison(tuple(runs), summarize(runs))
     if on_main:
         _write(folder, comparison, base)
@@ -136,8 +144,7 @@ def place_of(config: TrainConfig) -> str:
     >>> place_of(TrainConfig(NetworkConfig(num_inputs=64, num_classes=10), target="half"))
     'depth-2/half/rate-0.001/seed-0'
     """
-    network, target = config.network, target_label(config.target)
-    return f"depth-{network.num_layers}/{target}/rate-{config.learning_rate}/seed-{config.seed}"
+    return f"depth-{config.network.num_layers}/{arm_label(config)}/rate-{config.learning_rate}/seed-{config.seed}"
 
 
 def _run(
@@ -148,6 +155,7 @@ def _run(
     on_event: Callable[[CompareEvent], None] | None,
     index: int,
     total: int,
+    tensorboard: bool,
 ) -> RunResult:
     def tell(kind: str, **more: Any) -> None:
         if on_event is not None:
@@ -155,7 +163,8 @@ def _run(
 
     tell("start")
     place = folder / place_of(config)
-    result = train(config, splits, place, resume=resume, on_epoch=lambda row: tell("epoch", metrics=row))
+    told = {"resume": resume, "on_epoch": lambda row: tell("epoch", metrics=row), "tensorboard": tensorboard}
+    result = train(config, splits, place, **told)
     tell("end", result=result)
     return result
 

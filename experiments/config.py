@@ -12,11 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from lsc_snn import _checks
+from lsc_snn.datasets.augment import Augmentation
 from lsc_snn.experiments.files import read_json
 from lsc_snn.network import NetworkConfig
 from lsc_snn.theory import Target
 
-READOUTS = ("mean", "last", "max")
+READOUTS = ("mean", "last", "max", "sum")
+INITIALISATIONS = ("orthogonal", "glorot", "he", "lsuv", "fluctuation")
+"""What a network may be initialised by instead of being stabilised: functions of ``lsc_snn.baselines``."""
+OPTIMIZERS = ("adamw", "adabelief")
+SCHEDULES = ("none", "cosine", "plateau")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_CHOICES = {"readout": READOUTS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
+_COUNTS = ("seed", "epochs", "batch_size", "patience", "stabilize_batch", "plateau_epochs", "bptt_steps")
+_MAY_BE_NONE = ("bptt_steps", "gradient_clip")
 TargetOption = str | tuple[float, float] | None
 """What a network is stabilised to before training: a name, a pair (time, depth), or None for untreated."""
 
@@ -43,17 +52,50 @@ class TrainConfig:
     batch_size: int = 64
     """Samples of each step, over all processes together."""
     learning_rate: float = 1e-3
-    """Step size of AdamW."""
+    """Step size, before a schedule lowers it."""
     weight_decay: float = 1e-4
-    """Weight decay of AdamW, on the weight matrices only: time constants and thresholds must not drift to zero."""
+    """Decoupled weight decay, on the weight matrices only: time constants and thresholds must not drift to zero."""
     patience: int = 10
     """Epochs without a better validation result after which the run stops."""
     readout: str = "mean"
-    """How the output's valid steps become one score for each class: their "mean", the "last", or the "max"."""
+    """How the output's valid steps become one score for each class: their "mean" or "sum", the "last", or the "max".
+
+    A text is scored at every step instead.
+    """
     gradient_clip: float | None = None
     """Largest norm of the whole gradient; None, because clipping hides what stabilising mends."""
     stabilize_batch: int = 32
-    """Training samples on which radii are measured, and to which the network is stabilised."""
+    """Training samples on which radii are measured, and to which the network is stabilised or initialised."""
+    initialisation: str | None = None
+    """Instead of a target, an initialisation of ``lsc_snn.baselines``: one of ``INITIALISATIONS``."""
+    optimizer: str = "adamw"
+    """"adamw" or "adabelief"."""
+    lookahead: bool = False
+    """Whether slow weights follow the optimiser's (Lookahead, k = 6, alpha = 0.5)."""
+    schedule: str = "none"
+    """The learning rate of an epoch: constant, "cosine" (half a cosine from full to zero over ``epochs``), or "plateau"
+    (times ``plateau_factor`` after ``plateau_epochs`` epochs without better validation)."""
+    plateau_epochs: int = 5
+    """See ``schedule``; without effect where ``patience`` is not larger."""
+    plateau_factor: float = 0.5
+    """See ``schedule``; above 0 and below 1."""
+    rate_band: tuple[float, float] | None = None
+    """Firing rates, in spikes per unit and valid step, outside of which a layer is penalised; None for no penalty."""
+    rate_strength: float = 1.0
+    """Weight of that penalty in the loss (``losses.rate_penalty``)."""
+    augment: Augmentation | None = None
+    """How training samples are changed, each time that the network meets them."""
+    bptt_steps: int | None = None
+    """Of a text: steps between two optimiser steps, after which the state goes on without its gradient (truncated
+    back-propagation through time). None for samples, which are never cut."""
+    precision: str = "32-true"
+    """"32-true", or "bf16-mixed" or "16-mixed": matrix products in half precision, on a GPU."""
+    refit: bool = False
+    """Whether, once validation has chosen the epoch, a new network is trained for as many epochs from the same seed on
+    train and validation together, and tested in place of the first."""
+    track_test: bool = False
+    """Whether the test samples are also evaluated after every epoch. The highest accuracy is recorded as
+    ``best_on_test``, for comparison with publications that choose the epoch so; nothing here is chosen by it."""
 
     def __post_init__(self) -> None:
         """Check every value, and write it as a plain Python number where it is one."""
@@ -61,18 +103,41 @@ class TrainConfig:
             raise TypeError(f"network: expected a NetworkConfig, got {type(self.network).__name__}; build one")
         _check_json(self.network.layer)
         object.__setattr__(self, "network", _with_plain_numbers(self.network))
-        for name, minimum in (("seed", 0), ("epochs", 1), ("batch_size", 1), ("patience", 1), ("stabilize_batch", 1)):
-            _checks.check_count(name, getattr(self, name), minimum)
-            object.__setattr__(self, name, int(getattr(self, name)))
-        _checks.check_positive("learning_rate", self.learning_rate)
+        for name in _COUNTS:
+            if getattr(self, name) is not None or name not in _MAY_BE_NONE:
+                _checks.check_count(name, getattr(self, name), 0 if name == "seed" else 1)
+                object.__setattr__(self, name, int(getattr(self, name)))
         _check_not_negative("weight_decay", self.weight_decay)
-        if self.gradient_clip is not None:
-            _checks.check_positive("gradient_clip", self.gradient_clip)
-            object.__setattr__(self, "gradient_clip", float(self.gradient_clip))
-        for name in ("learning_rate", "weight_decay"):
-            object.__setattr__(self, name, float(getattr(self, name)))
-        _checks.check_in("readout", self.readout, READOUTS)
+        for name in ("learning_rate", "plateau_factor", "rate_strength", "gradient_clip"):
+            if getattr(self, name) is not None or name not in _MAY_BE_NONE:
+                _checks.check_positive(name, getattr(self, name))
+                object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "weight_decay", float(self.weight_decay))
+        if self.plateau_factor >= 1:
+            raise ValueError(f"plateau_factor: expected a number above 0 and below 1, got {self.plateau_factor}")
+        for name, choices in _CHOICES.items():
+            _checks.check_in(name, getattr(self, name), choices)
+        for name in ("lookahead", "refit", "track_test"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}: expected True or False, got {type(getattr(self, name)).__name__}")
         object.__setattr__(self, "target", parse_target(self.target))
+        self._check_initialisation()
+        if self.rate_band is not None:
+            object.__setattr__(self, "rate_band", _band(self.rate_band))
+            if not self.network.spiking:
+                raise ValueError(f"rate_band: expected a spiking network with it, got {self.network.neuron}; leave it")
+        if not isinstance(self.augment, Augmentation | None):
+            raise TypeError(f"augment: expected an Augmentation or None, got {type(self.augment).__name__}")
+
+    def _check_initialisation(self) -> None:
+        if self.initialisation is None:
+            return
+        _checks.check_in("initialisation", self.initialisation, INITIALISATIONS)
+        if self.target is not None:
+            got = f"{self.initialisation!r} and the target {target_label(self.target)!r}"
+            raise ValueError(f"initialisation: expected it or a target, got {got}; leave one out")
+        if self.initialisation == "fluctuation" and not self.network.spiking:
+            raise ValueError(f"initialisation: expected a spiking network for 'fluctuation', got {self.network.neuron}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, numbers and strings, as JSON would give them back."""
@@ -92,6 +157,8 @@ class TrainConfig:
         """
         values = _known("config", data, cls)
         values["network"] = NetworkConfig(**_known("config network", values["network"], NetworkConfig))
+        if values.get("augment") is not None:
+            values["augment"] = Augmentation(**_known("config augment", values["augment"], Augmentation))
         return cls(**values)
 
 
@@ -123,6 +190,24 @@ def parse_target(value: Any) -> TargetOption:
     return target.time, target.depth
 
 
+def arm_of(value: Any) -> dict[str, Any]:
+    """Return what an arm of a comparison sets in a configuration, from a target or the name of an initialisation.
+
+    Raises TypeError or ValueError as ``parse_target`` does.
+
+    >>> arm_of("half"), arm_of("lsuv")
+    ({'target': 'half', 'initialisation': None}, {'target': None, 'initialisation': 'lsuv'})
+    """
+    if isinstance(value, str) and value in INITIALISATIONS:
+        return {"target": None, "initialisation": value}
+    return {"target": parse_target(value), "initialisation": None}
+
+
+def arm_label(config: TrainConfig) -> str:
+    """Return the name of a configuration's arm in tables and folders: its initialisation, or ``target_label``."""
+    return target_label(config.target) if config.initialisation is None else config.initialisation
+
+
 def target_label(target: TargetOption) -> str:
     """Return the name of a target in tables and folders.
 
@@ -148,11 +233,22 @@ def _check_not_negative(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected a finite number >= 0, got {value}; choose 0 for none")
 
 
+def _band(band: Any) -> tuple[float, float]:
+    """Return a band of rates as two floats; raises TypeError or ValueError unless 0 <= low <= high."""
+    if not isinstance(band, tuple | list) or len(band) != 2 or not all(map(_checks.is_number, band)):
+        raise TypeError(f"rate_band: expected two numbers (low, high), got {band!r}; pass (0.01, 0.2)")
+    low, high = map(float, band)
+    if not 0 <= low <= high < math.inf:
+        raise ValueError(f"rate_band: expected 0 <= low <= high, got {band}; pass (0.01, 0.2), or equal ones")
+    return low, high
+
+
 def _with_plain_numbers(network: NetworkConfig) -> NetworkConfig:
     """Return the network with Python's numbers in place of NumPy's."""
     counts = ("num_inputs", "num_classes", "num_layers", "num_units")
     plain: dict[str, Any] = {name: int(getattr(network, name)) for name in counts}
-    return dataclasses.replace(network, **plain, dropout=float(network.dropout), readout_tau=float(network.readout_tau))
+    tau = None if network.readout_tau is None else float(network.readout_tau)
+    return dataclasses.replace(network, **plain, dropout=float(network.dropout), readout_tau=tau)
 
 
 def _check_json(options: Mapping[str, Any]) -> None:

@@ -4,38 +4,40 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from lsc_snn.datasets import EventDataset
+from lsc_snn.datasets import EventDataset, TokenStream
 from lsc_snn.network import NetworkConfig
 
 PARTS = ("train", "validation", "test")
+Part: TypeAlias = EventDataset | TokenStream
+"""What a run is fitted to or evaluated on."""
 
 
 class Splits(NamedTuple):
     """The parts of a data set: to fit, to choose the epoch and the learning rate, and to report once."""
 
-    train: EventDataset
-    validation: EventDataset
-    test: EventDataset
+    train: Part
+    validation: Part
+    test: Part
 
 
 class SplitsLike(Protocol):
     """Anything with these three parts, such as ``Splits`` or what ``lsc_snn.datasets.load_digits`` returns."""
 
     @property
-    def train(self) -> EventDataset:
+    def train(self) -> Part:
         """What is fitted."""
 
     @property
-    def validation(self) -> EventDataset:
+    def validation(self) -> Part:
         """What chooses the epoch."""
 
     @property
-    def test(self) -> EventDataset:
+    def test(self) -> Part:
         """What is reported, once."""
 
 
@@ -45,16 +47,29 @@ def check_splits(splits: SplitsLike, network: NetworkConfig) -> None:
         part = getattr(splits, name, None)
         if part is None:
             raise TypeError(f"splits: expected the parts {', '.join(PARTS)}, got none named {name!r}; pass Splits(...)")
-        if part.num_units != network.num_inputs:
+        num_units, num_classes = sizes_of(part)
+        if num_units != network.num_inputs:
             raise ValueError(
-                f"splits {name}: expected {network.num_inputs} units as the network has inputs, got {part.num_units}; "
+                f"splits {name}: expected {network.num_inputs} units as the network has inputs, got {num_units}; "
                 "change num_inputs of the network"
             )
-        if part.num_classes > network.num_classes:
+        if num_classes > network.num_classes:
             raise ValueError(
                 f"splits {name}: expected at most {network.num_classes} classes as the network has, "
-                f"got {part.num_classes}; raise its num_classes"
+                f"got {num_classes}; raise its num_classes"
             )
+
+
+def sizes_of(part: Part) -> tuple[int, int]:
+    """Return the units and the classes of a part; of a text both are its symbols."""
+    if isinstance(part, TokenStream):
+        return part.num_symbols, part.num_symbols
+    return part.num_units, part.num_classes
+
+
+def speakers_of(part: Part) -> npt.NDArray[np.integer[Any]] | None:
+    """Return the speaker of every sample, or None where they are not known."""
+    return None if isinstance(part, TokenStream) else part.speakers
 
 
 def identity(splits: SplitsLike) -> dict[str, dict[str, int]]:
@@ -62,7 +77,9 @@ def identity(splits: SplitsLike) -> dict[str, dict[str, int]]:
     return {name: _identity(getattr(splits, name)) for name in PARTS}
 
 
-def _identity(part: EventDataset) -> dict[str, int]:
+def _identity(part: Part) -> dict[str, int]:
+    if isinstance(part, TokenStream):
+        return {"tokens": len(part), "symbols": part.num_symbols, "checksum": zlib.crc32(part.tokens.tobytes())}
     checksum = zlib.crc32(np.ascontiguousarray(part.lengths).tobytes(), zlib.crc32(part.labels.tobytes()))
     return {"samples": len(part), "events": len(part.times), "steps": part.num_steps, "checksum": checksum}
 
@@ -76,20 +93,64 @@ def shuffled(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(size)
 
 
-def shares(
-    order: npt.NDArray[np.int64], batch_size: int, rank: int = 0, world_size: int = 1
-) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
-    """Cut an order into batches and yield this process's share of each, with the size of the whole batch.
+class Share(NamedTuple):
+    """A process's part of a batch: its samples, how many the whole batch has, and the weight of this part, 1 or 0."""
 
-    A last batch with fewer samples than there are processes is left out; one process alone meets every sample.
+    indices: npt.NDArray[np.int64]
+    size: int
+    weight: float
 
-    >>> [(share.tolist(), size) for share, size in shares(np.arange(5), 3, rank=0, world_size=2)]
-    [([0, 2], 3), ([3], 2)]
+
+def shares(order: npt.NDArray[np.int64], batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Share]:
+    """Cut an order into batches and yield this process's share of each.
+
+    Where a last batch has fewer samples than there are processes, those left over get another's sample, at weight 0:
+    all take part in every step, and every sample counts once.
+
+    >>> [(share.indices.tolist(), share.weight) for share in shares(np.arange(4), 3, rank=1, world_size=2)]
+    [([1], 1.0), ([3], 0.0)]
     """
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
-        if len(batch) >= world_size:
-            yield batch[rank::world_size], len(batch)
+        start = rank % len(batch)
+        yield Share(batch[start::world_size], len(batch), float(start == rank))
+
+
+def joined(first: Part, second: Part) -> Part:
+    """Return two parts as one: samples of the same units and classes, with speakers where both name them, or text.
+
+    Raises TypeError for samples and text.
+
+    >>> sizes = {"num_steps": 2, "num_units": 1, "num_classes": 2}
+    >>> parts = [EventDataset([step], [0], [0, 1], [step], [2], **sizes) for step in (0, 1)]
+    >>> joined(*parts).batch([0, 1])[0].to_dense().squeeze(2)
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    if isinstance(first, TokenStream) and isinstance(second, TokenStream):
+        return TokenStream(np.concatenate([first.tokens, second.tokens]), max(first.num_symbols, second.num_symbols))
+    if isinstance(first, TokenStream) or isinstance(second, TokenStream):
+        raise TypeError("joined: expected two event datasets or two texts, got one of each; pass parts of one kind")
+    parts = (first, second)
+
+    def both(name: str) -> npt.NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    counts = None
+    if first.counts is not None or second.counts is not None:
+        counts = np.concatenate([np.ones(len(p.times), np.uint8) if p.counts is None else p.counts for p in parts])
+    return EventDataset(
+        both("times"),
+        both("units"),
+        np.append(first.offsets, first.offsets[-1] + second.offsets[1:]),
+        both("labels"),
+        both("lengths"),
+        num_steps=max(first.num_steps, second.num_steps),
+        num_units=first.num_units,
+        num_classes=max(first.num_classes, second.num_classes),
+        counts=counts,
+        speakers=None if first.speakers is None or second.speakers is None else both("speakers"),
+    )
 
 
 def describe_difference(expected: dict[str, Any], got: dict[str, Any]) -> str:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 
-from lsc_snn import _checks
-from lsc_snn.datasets import EventDataset
+from lsc_snn.experiments.batches import Batch, evaluation_batches, training_batches
 from lsc_snn.experiments.config import TrainConfig
-from lsc_snn.experiments.data import shares, shuffled
+from lsc_snn.experiments.data import Part
+from lsc_snn.experiments.dropout import seeded_dropout
+from lsc_snn.experiments.losses import rate_penalty, scored
 from lsc_snn.experiments.records import Evaluation
 from lsc_snn.network import Network
 
@@ -35,27 +35,8 @@ class Fitted(NamedTuple):
     gradient_max: tuple[float, ...]
 
 
-def class_scores(output: Tensor, mask: Tensor, readout: str) -> Tensor:
-    """Return one score for each class, (B, C), of an output (T, B, C) over the valid steps of a mask (T, B).
-
-    ``readout`` is "mean" over the valid steps, the "last" of them, or the "max" over them.
-
-    >>> output, mask = torch.tensor([[[1.0]], [[3.0]], [[9.0]]]), torch.tensor([[True], [True], [False]])
-    >>> [class_scores(output, mask, readout).item() for readout in ("mean", "last", "max")]
-    [2.0, 3.0, 3.0]
-    """
-    _checks.check_in("readout", readout, ("mean", "last", "max"))
-    if readout == "max":
-        return output.masked_fill(~mask.unsqueeze(2), -math.inf).amax(0)
-    lengths = mask.sum(0)
-    if readout == "last":
-        return output[lengths - 1, torch.arange(output.shape[1], device=output.device)]
-    # Not a product with the mask: what comes after the end may be NaN, and 0 * NaN is NaN.
-    return output.masked_fill(~mask.unsqueeze(2), 0.0).sum(0) / lengths.unsqueeze(1)
-
-
 def layers_of(network: Network) -> dict[str, nn.Module]:
-    """Return the spiking layers and the readout, from the input up, by their names in the network."""
+    """Return the recurrent layers and the readout, from the input up, by their names in the network."""
     return {**{f"layers.{index}": layer for index, layer in enumerate(network.layers)}, "readout": network.readout}
 
 
@@ -74,84 +55,125 @@ def gradient_norms(layers: dict[str, nn.Module]) -> Tensor:
     return torch.stack([norm(layer) for layer in layers.values()])
 
 
-@contextlib.contextmanager
-def seeded(device: torch.device, *key: int) -> Iterator[None]:
-    """Run a block with torch's global random state seeded by a key of integers, and put the state back afterwards.
-
-    Dropout knows no other source; so it depends on the key alone, and nobody else's random numbers on dropout.
-    """
-    on_gpu = device.type == "cuda"
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-    with torch.random.fork_rng([device] if on_gpu else []):
-        # torch.manual_seed would reseed every device, and only these come back.
-        torch.default_generator.manual_seed(seed)
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
-
-
 def fit_epoch(
     fabric: Fabric,
-    module: nn.Module,
+    module: Any,
     network: Network,
     optimizer: Optimizer,
-    dataset: EventDataset,
+    part: Part,
     config: TrainConfig,
     epoch: int,
 ) -> Fitted:
     """Take one optimiser step for each batch of an epoch; ``module`` is ``network`` as ``fabric.setup`` wrapped it.
 
-    Raises DivergedError, before the step is taken, where the loss or the gradient of a layer is NaN or infinite.
+    Of a text, ``config.bptt_steps`` steps are a batch, which begins in the state that the one before it left, without
+    its gradient: truncated back-propagation through time. Raises DivergedError, before the step is taken, where the
+    loss or the gradient of a layer is NaN or infinite; in "16-mixed" a gradient that overflows is left out, and the
+    scale of the loss lowered, as is usual.
     """
     layers = layers_of(network)
-    order = shuffled(len(dataset), config.seed, epoch)
-    totals, norms = np.zeros(2), []
-    samples = 0
+    rank, world_size = fabric.global_rank, fabric.world_size
+    scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
+    totals, states = np.zeros(3), None
+    norms: list[list[float]] = []
+    module.mark_forward_method("run")
     network.train()
-    for step, (share, size) in enumerate(shares(order, config.batch_size, fabric.global_rank, fabric.world_size)):
-        batch, labels = dataset.batch(share)
-        batch, labels = batch.to(fabric.device), labels.to(fabric.device)
+    for step, batch in enumerate(training_batches(part, config, epoch, rank, world_size), start=1):
         optimizer.zero_grad()
-        with seeded(fabric.device, config.seed, epoch, step, fabric.global_rank):
-            scores = class_scores(module(batch), batch.mask(), config.readout)
-            losses = functional.cross_entropy(scores, labels, reduction="none")
-            # Processes average their gradients: this makes the average that of the whole batch.
-            fabric.backward(losses.sum() * (fabric.world_size / size))
-        of_batch = torch.stack([losses.detach().double().sum(), (scores.argmax(1) == labels).double().sum()])
-        of_batch = _summed(fabric, of_batch)
-        loss, correct, *of_layers = torch.cat([of_batch, gradient_norms(layers)]).tolist()
-        for what, value in zip(("loss", *(f"gradient of {name}" for name in layers)), (loss, *of_layers), strict=True):
-            if not math.isfinite(value):
-                raise DivergedError(f"{what} was {value} in epoch {epoch}, step {step + 1}")
-        if config.gradient_clip is not None:
-            _clip(network, math.hypot(*of_layers), config.gradient_clip)
+        key = (config.seed, epoch, step)
+        with seeded_dropout(network, fabric.device, key, rank, world_size, batch.share.size):
+            of_batch, states = _backward(fabric, module, network, batch, states, config)
+        if scaled:
+            fabric.strategy.precision.unscale_gradients(optimizer.optimizer)  # type: ignore[attr-defined]
+        items, loss, correct, *of_layers = torch.cat([of_batch, gradient_norms(layers)]).tolist()
+        overflow = scaled and not all(map(math.isfinite, of_layers))
+        if not overflow:
+            _check_finite(
+                {"loss": loss, **{f"gradient of {n}": v for n, v in zip(layers, of_layers, strict=True)}},
+                f"epoch {epoch}, step {step}",
+            )
+            norms.append(of_layers)
+            if config.gradient_clip is not None:
+                _clip(network, math.hypot(*of_layers), config.gradient_clip)
         optimizer.step()
-        totals += (loss, correct)
-        norms.append(of_layers)
-        samples += size
+        totals += (items, loss, correct)
+    norms = norms or [[math.nan] * len(layers)]
     mean, largest = np.mean(norms, 0), np.max(norms, 0)
-    loss, accuracy = (totals / samples).tolist()
-    return Fitted(loss, accuracy, tuple(mean.tolist()), tuple(largest.tolist()))
+    items, loss, correct = totals.tolist()
+    return Fitted(loss / items, correct / items, tuple(mean.tolist()), tuple(largest.tolist()))
 
 
-def evaluate(fabric: Fabric, network: Network, dataset: EventDataset, config: TrainConfig) -> Evaluation:
-    """Return loss, accuracy and firing rates over all samples of a dataset, in eval mode and without gradients."""
-    totals = torch.zeros(3 + len(network.layers), dtype=torch.float64, device=fabric.device)
+def evaluate(fabric: Fabric, network: Network, part: Part, config: TrainConfig) -> Evaluation:
+    """Return loss, accuracy and firing rates over a part of the data, in eval mode and without gradients."""
+    return evaluate_samples(fabric, network, part, config)[0]
+
+
+def evaluate_samples(
+    fabric: Fabric, network: Network, part: Part, config: TrainConfig
+) -> tuple[Evaluation, list[float]]:
+    """Do as ``evaluate``, and also return 1 for each sample whose label was hit, and 0 for the others; () for text."""
+    totals = torch.zeros(4 + len(network.layers) * network.config.spiking, dtype=torch.float64, device=fabric.device)
+    per_sample = torch.zeros(len(part), dtype=torch.float64, device=fabric.device)
+    states, of_text = None, False
     network.eval()
     with torch.no_grad(), recorded_spikes(network) as spikes:
-        for first in range(fabric.global_rank * config.batch_size, len(dataset), fabric.world_size * config.batch_size):
-            batch, labels = dataset.batch(np.arange(first, min(first + config.batch_size, len(dataset))))
-            batch, labels = batch.to(fabric.device), labels.to(fabric.device)
+        for events, labels, share in evaluation_batches(part, config, fabric.global_rank, fabric.world_size):
+            events, labels = events.to(fabric.device), labels.to(fabric.device)
+            mask, of_text = events.mask(), labels.dim() == 2
             spikes.clear()
-            mask = batch.mask()
-            scores = class_scores(network(batch), mask, config.readout)
-            of_batch = [functional.cross_entropy(scores, labels, reduction="sum"), (scores.argmax(1) == labels).sum()]
-            of_batch.append(mask.sum())
+            output, after = network.run(events, states)
+            states = after if of_text else None
+            losses, hits = scored(output, labels, mask, config.readout)
+            of_batch = [mask.new_tensor(len(losses), dtype=torch.int64), losses.sum(), hits.sum(), mask.sum()]
             of_batch += [z.mean(2)[mask].sum() for z in spikes]
             totals += torch.stack([value.double() for value in of_batch])
-    loss, correct, steps, *rates = _summed(fabric, totals).tolist()
-    return Evaluation(loss / len(dataset), correct / len(dataset), tuple(rate / steps for rate in rates))
+            if not of_text:
+                per_sample[share.indices] = hits.double()
+    items, loss, correct, steps, *rates = _summed(fabric, totals).tolist()
+    evaluation = Evaluation(loss / items, correct / items, tuple(rate / steps for rate in rates))
+    return evaluation, [] if of_text else _summed(fabric, per_sample).tolist()
+
+
+def _backward(
+    fabric: Fabric, module: Any, network: Network, batch: Batch, states: Any, config: TrainConfig
+) -> tuple[Tensor, Any]:
+    """Run a batch forwards and backwards; return (items, summed loss, hits) over all processes, and a text's states.
+
+    The gradient is that of the mean over the whole batch, whoever computes which share.
+    """
+    events, labels = batch.events.to(fabric.device), batch.labels.to(fabric.device)
+    mask, share, of_text = events.mask(), batch.share, labels.dim() == 2
+    with recorded_spikes(network) as spikes:
+        if of_text:
+            output, states = module.run(events, states)
+        else:
+            output = module(events)
+    losses, hits = scored(output, labels, mask, config.readout)
+    items = torch.tensor(len(losses), dtype=torch.float64, device=fabric.device)
+    of_batch = torch.stack([items, losses.detach().double().sum(), hits.double().sum()])
+    of_batch = _summed(fabric, share.weight * of_batch)
+    loss = losses.sum() / of_batch[0].to(losses.dtype)
+    if config.rate_band is not None:
+        loss = loss + config.rate_strength * rate_penalty(spikes, mask, config.rate_band).sum() / share.size
+    # Processes average their gradients: this makes the average that of the whole batch.
+    fabric.backward(loss * (fabric.world_size * share.weight))
+    return of_batch, _detached(states)
+
+
+def _detached(state: Any) -> Any:
+    """Return a state, of nested tuples of tensors and None, without its graph."""
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, tuple):
+        values = map(_detached, state)
+        return type(state)(*values) if hasattr(state, "_fields") else tuple(values)
+    return state
+
+
+def _check_finite(values: dict[str, float], when: str) -> None:
+    for what, value in values.items():
+        if not math.isfinite(value):
+            raise DivergedError(f"{what} was {value} in {when}")
 
 
 def _clip(network: nn.Module, norm: float, limit: float) -> None:
@@ -170,13 +192,14 @@ def _summed(fabric: Fabric, values: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def recorded_spikes(network: Network) -> Iterator[list[Tensor]]:
-    """Run a block in which each forward pass appends the spikes of each layer, (T, B, N), to the list given."""
+    """Run a block in which each forward pass appends the spikes of each spiking layer, (T, B, N), to the list given."""
     spikes: list[Tensor] = []
 
     def record(_layer: nn.Module, _inputs: object, output: tuple[Tensor, object]) -> None:
         spikes.append(output[0])
 
-    handles = [layer.register_forward_hook(record) for layer in network.layers]
+    layers = network.layers if network.config.spiking else ()
+    handles = [layer.register_forward_hook(record) for layer in layers]
     try:
         yield spikes
     finally:

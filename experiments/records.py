@@ -11,6 +11,7 @@ from typing import Any
 
 from lsc_snn.experiments.config import TrainConfig
 from lsc_snn.experiments.files import read_json, write_csv
+from lsc_snn.experiments.speakers import SpeakerAccuracy
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,12 @@ class Evaluation:
     loss: float
     """Mean cross-entropy over the samples, in nats."""
     accuracy: float
-    """Fraction of the samples whose highest score is their label's."""
+    """Fraction of the samples (of the valid steps, if each has a label) whose highest score is the label's."""
     rates: tuple[float, ...]
-    """Firing rate of each spiking layer: spikes per unit and valid step."""
+    """Firing rate of each spiking layer: spikes per unit and valid step; empty for a network without spikes."""
+
+
+_SCALARS = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -32,21 +36,23 @@ class EpochMetrics:
     epoch: int
     """Passes over the training samples so far, from 1."""
     train_loss: float
-    """Mean over the samples, each when the network met it, dropout included."""
+    """Mean cross-entropy over the samples, each when the network met it, dropout and augmentation included."""
     train_accuracy: float
     """Likewise."""
-    validation_loss: float
-    """After the epoch."""
-    validation_accuracy: float
-    """After the epoch."""
+    validation_loss: float | None
+    """After the epoch; None where validation samples are trained on, after the epoch was chosen."""
+    validation_accuracy: float | None
+    """Likewise."""
     layers: tuple[str, ...]
-    """Names of the spiking layers and of the readout, from the input up."""
+    """Names of the recurrent layers and of the readout, from the input up."""
     gradient_mean: tuple[float, ...]
     """Norm of the gradient in all parameters of each of these layers, before clipping: the mean over steps."""
     gradient_max: tuple[float, ...]
     """Likewise, the largest of the steps."""
     rates: tuple[float, ...]
     """Firing rate of each spiking layer on the validation samples, in spikes per unit and valid step."""
+    learning_rate: float | None = None
+    """Step size of the epoch; None in the files of versions that did not record it."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; a number that JSON cannot say becomes "inf" or "nan"."""
@@ -56,8 +62,9 @@ class EpochMetrics:
     def from_dict(cls, data: Mapping[str, Any]) -> EpochMetrics:
         """Return what ``to_dict`` wrote, to the last bit."""
         values: dict[str, Any] = {**data, "layers": tuple(data["layers"])}
-        for name in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
-            values[name] = float(data[name])
+        for name in _SCALARS[1:]:
+            if data.get(name) is not None:
+                values[name] = float(data[name])
         for name in ("gradient_mean", "gradient_max", "rates"):
             values[name] = floats(data[name])
         return cls(**values)
@@ -86,7 +93,7 @@ class RunResult:
     validation: Evaluation
     """The validation samples at the best epoch."""
     test: Evaluation
-    """The test samples at the best epoch: the only time that they were looked at."""
+    """The test samples, looked at once, by the network of the best epoch, or by the one that was refitted."""
     initial: Evaluation
     """The validation samples before training."""
     radii: dict[str, Any]
@@ -97,6 +104,19 @@ class RunResult:
     """Wall-clock time of the epochs, over all sessions of the run."""
     history: tuple[EpochMetrics, ...]
     """The metrics of each complete epoch."""
+    speakers: tuple[SpeakerAccuracy, ...] = ()
+    """Test accuracy of each speaker, where the test samples and the training samples name theirs."""
+    known: float | None = None
+    """Test accuracy over the samples of the speakers that training met."""
+    unseen: float | None = None
+    """Likewise, of those that it never met."""
+    epochs_to_80: int | None = None
+    """The first epoch with 80 % of the best validation accuracy; 0 is the network before training."""
+    refit: tuple[EpochMetrics, ...] | None = None
+    """The epochs on train and validation together, if the configuration asks for it."""
+    best_on_test: float | None = None
+    """Highest test accuracy of any epoch, if the configuration asks for it. It is selected on the test samples, and
+    too high for that; compare it with nothing but figures that are selected alike."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; a number that JSON cannot say becomes "inf" or "nan"."""
@@ -105,6 +125,8 @@ class RunResult:
             fields[name] = dataclasses.asdict(fields[name])
         fields["config"] = self.config.to_dict()
         fields["history"] = [row.to_dict() for row in self.history]
+        fields["speakers"] = [dataclasses.asdict(speaker) for speaker in self.speakers]
+        fields["refit"] = None if self.refit is None else [row.to_dict() for row in self.refit]
         return plain_dict(fields)
 
     @classmethod
@@ -114,8 +136,25 @@ class RunResult:
         for name in ("validation", "test", "initial"):
             values[name] = evaluation_from(values[name])
         values["config"] = TrainConfig.from_dict(values["config"])
-        values["history"] = tuple(map(EpochMetrics.from_dict, values["history"]))
+        values["history"] = rows_from(values["history"])
+        values["speakers"] = tuple(map(SpeakerAccuracy.from_dict, values.get("speakers", ())))
+        values["refit"] = None if values.get("refit") is None else rows_from(values["refit"])
         return cls(**values)
+
+
+def rows_from(data: Sequence[Mapping[str, Any]]) -> tuple[EpochMetrics, ...]:
+    """Return a history from its plain values."""
+    return tuple(map(EpochMetrics.from_dict, data))
+
+
+def epochs_to(fraction: float, accuracies: Sequence[float]) -> int:
+    """Return the first position with a fraction of the largest accuracy.
+
+    >>> epochs_to(0.8, [0.1, 0.5, 0.7, 0.8])
+    2
+    """
+    wanted = fraction * max(accuracies)
+    return next(index for index, accuracy in enumerate(accuracies) if accuracy >= wanted)
 
 
 def evaluation_from(data: Mapping[str, Any]) -> Evaluation:
@@ -137,15 +176,14 @@ def read_result(folder: str | Path) -> RunResult:
 
 def write_metrics(path: Path, history: Sequence[EpochMetrics]) -> None:
     """Write metrics.csv: one row an epoch; per-layer columns are named as in ``gradient_max.layers.0``."""
-    scalars = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
     columns = {"gradient_mean": "gradient_mean", "gradient_max": "gradient_max", "rates": "rate"}
-    header = list(scalars)
+    header = list(_SCALARS)
     if history:
         names = history[0].layers
         for field, column in columns.items():
             header += [f"{column}.{name}" for name in names[: len(getattr(history[0], field))]]
     rows = [
-        [getattr(row, name) for name in scalars] + [value for field in columns for value in getattr(row, field)]
+        [getattr(row, name) for name in _SCALARS] + [value for field in columns for value in getattr(row, field)]
         for row in history
     ]
     write_csv(path, header, rows)

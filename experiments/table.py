@@ -9,19 +9,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lsc_snn.experiments.config import target_label
+from lsc_snn.experiments.config import arm_label
 from lsc_snn.experiments.records import RunResult, plain_dict
 
 _HEADER = (
     "layers",
     "target",
     "test accuracy",
+    "known speakers",
+    "unseen speakers",
     "runs",
     "learning rate",
+    "epochs to 80 %",
     "epochs to best",
     "radius in time",
     "radius in depth",
     "firing rate (lowest to highest layer)",
+    "largest gradient",
     "diverged",
 )
 
@@ -33,7 +37,7 @@ class Run:
     depth: int
     """Spiking layers."""
     target: str
-    """"untreated", a name, or "time,depth"."""
+    """"untreated", the name of a target or of an initialisation, or "time,depth"."""
     learning_rate: float
     seed: int
     chosen: bool
@@ -60,6 +64,16 @@ class Run:
     seconds: float
     folder: str
     """Where its files are, relative to the comparison."""
+    known: float
+    """Test accuracy on the speakers that training met."""
+    unseen: float
+    """Likewise, on the others."""
+    epochs_to_80: float
+    """The first epoch with 80 % of the best validation accuracy."""
+    gradient_max: float
+    """Largest gradient norm of any layer in any step of the complete epochs."""
+    best_on_test: float
+    """``RunResult.best_on_test``: selected on the test samples."""
 
     @classmethod
     def of(cls, result: RunResult, folder: str, *, chosen: bool) -> Run:
@@ -67,7 +81,7 @@ class Run:
         rates = result.validation.rates
         return cls(
             depth=result.config.network.num_layers,
-            target=target_label(result.config.target),
+            target=arm_label(result.config),
             learning_rate=result.config.learning_rate,
             seed=result.config.seed,
             chosen=chosen,
@@ -81,11 +95,16 @@ class Run:
             radius_time=_mean(_number(radius) for radius in result.radii["time"]),
             radius_depth=_mean(_number(radius) for radius in result.radii["depth"]),
             rate_mean=_mean(rates),
-            rate_min=min(rates),
-            rate_max=max(rates),
+            rate_min=min(rates, default=math.nan),
+            rate_max=max(rates, default=math.nan),
             stabilized=result.stabilized,
             seconds=result.seconds,
             folder=folder,
+            known=_number(result.known),
+            unseen=_number(result.unseen),
+            epochs_to_80=_number(result.epochs_to_80),
+            gradient_max=max((norm for row in result.history for norm in row.gradient_max), default=math.nan),
+            best_on_test=_number(result.best_on_test),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,6 +136,16 @@ class Cell:
     """Runs that diverged. They count in the means, with their best epoch before that."""
     not_stabilized: int
     """Runs whose stabilising did not converge."""
+    known: float
+    known_std: float
+    """As ``test_accuracy_std``."""
+    unseen: float
+    unseen_std: float
+    """As ``test_accuracy_std``."""
+    epochs_to_80: float
+    gradient_max: float
+    """The largest of any run."""
+    best_on_test: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -140,14 +169,14 @@ def to_markdown(cells: Sequence[Cell]) -> str:
 
 
 def _cell(runs: Sequence[Run]) -> Cell:
-    accuracies = [run.test_accuracy for run in runs]
+    accuracies, known, unseen = ([getattr(run, name) for run in runs] for name in ("test_accuracy", "known", "unseen"))
     return Cell(
         depth=runs[0].depth,
         target=runs[0].target,
         learning_rate=runs[0].learning_rate,
         num_runs=len(runs),
         test_accuracy=_mean(accuracies),
-        test_accuracy_std=statistics.stdev(accuracies) if len(runs) > 1 else math.nan,
+        test_accuracy_std=_deviation(accuracies),
         validation_accuracy=_mean(run.validation_accuracy for run in runs),
         best_epoch=_mean(run.best_epoch for run in runs),
         radius_time=_mean(run.radius_time for run in runs),
@@ -157,28 +186,53 @@ def _cell(runs: Sequence[Run]) -> Cell:
         rate_max=max(run.rate_max for run in runs),
         diverged=sum(run.status == "diverged" for run in runs),
         not_stabilized=sum(run.stabilized is False for run in runs),
+        known=_mean(known),
+        known_std=_deviation(known),
+        unseen=_mean(unseen),
+        unseen_std=_deviation(unseen),
+        epochs_to_80=_mean(run.epochs_to_80 for run in runs),
+        gradient_max=max(run.gradient_max for run in runs),
+        best_on_test=_mean(run.best_on_test for run in runs),
     )
 
 
 def _row(cell: Cell) -> list[str]:
-    spread = "" if math.isnan(cell.test_accuracy_std) else f" ± {100 * cell.test_accuracy_std:.1f}"
     unsure = f" ({cell.not_stabilized} not reached)" if cell.not_stabilized else ""
+    rates = _text(cell.rate_mean) + ("" if math.isnan(cell.rate_mean) else _between(cell.rate_min, cell.rate_max))
     return [
         str(cell.depth),
         cell.target + unsure,
-        f"{100 * cell.test_accuracy:.1f}{spread} %",
+        _percent(cell.test_accuracy, cell.test_accuracy_std),
+        _percent(cell.known, cell.known_std),
+        _percent(cell.unseen, cell.unseen_std),
         str(cell.num_runs),
         f"{cell.learning_rate:g}",
+        _text(cell.epochs_to_80, ".1f"),
         f"{cell.best_epoch:.1f}",
-        _radius(cell.radius_time),
-        _radius(cell.radius_depth),
-        f"{cell.rate_mean:.3f} ({cell.rate_min:.3f} to {cell.rate_max:.3f})",
+        _text(cell.radius_time),
+        _text(cell.radius_depth),
+        rates,
+        _text(cell.gradient_max, ".2g"),
         str(cell.diverged),
     ]
 
 
-def _radius(value: float) -> str:
-    return "none" if math.isnan(value) else f"{value:.3f}"
+def _percent(mean: float, deviation: float) -> str:
+    spread = "" if math.isnan(deviation) else f" ± {100 * deviation:.1f}"
+    return _text(mean) if math.isnan(mean) else f"{100 * mean:.1f}{spread} %"
+
+
+def _between(low: float, high: float) -> str:
+    return f" ({low:.3f} to {high:.3f})"
+
+
+def _text(value: float, form: str = ".3f") -> str:
+    return "none" if math.isnan(value) else format(value, form)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    known = len(values) > 1 and not any(map(math.isnan, values))
+    return statistics.stdev(values) if known else math.nan
 
 
 def _number(value: float | str | None) -> float:

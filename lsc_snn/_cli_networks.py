@@ -30,7 +30,6 @@ from lsc_snn._cli_options import (
     FigureFile,
     Json,
     Layers,
-    Neuron,
     Run,
     Seed,
     Tau,
@@ -40,6 +39,7 @@ from lsc_snn._cli_options import (
 )
 from lsc_snn._cli_output import print_json, status, sweeps, tell, write_figure, written
 from lsc_snn._cli_tables import report_table, stabilize_table
+from lsc_snn._cli_training import Neuron
 from lsc_snn.events import EventBatch
 from lsc_snn.measure import gradient_profile, measure
 from lsc_snn.network import Network

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import TaskID
 
+from lsc_snn import _cli_training as flags
 from lsc_snn._cli_inputs import (
     NetworkFlags,
+    check_bins,
     describe,
     load_splits,
     numbers_of,
@@ -23,7 +25,6 @@ from lsc_snn._cli_options import (
     Data,
     FeedForward,
     Json,
-    Neuron,
     Tau,
     Threads,
     Threshold,
@@ -32,7 +33,8 @@ from lsc_snn._cli_options import (
 from lsc_snn._cli_output import CompareProgress, print_json, progress_bar, status, tell
 from lsc_snn._cli_tables import comparison_table, rows_table
 
-TRAINING = "Training"
+if TYPE_CHECKING:
+    from lsc_snn.experiments.data import Splits
 
 
 def demo(
@@ -88,47 +90,45 @@ def train(
     ],
     data: Data = "digits",
     bin_ms: BinMs = None,
-    depths: Annotated[
-        str, typer.Option(help="Numbers of spiking layers, with commas.", rich_help_panel=TRAINING)
-    ] = "2,5",
-    targets: Annotated[
-        str,
-        typer.Option(
-            help="Arms to compare, with commas: none (untreated), one, half, balanced, or A:B.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = "none,one,half",
-    seeds: Annotated[int, typer.Option(help="Runs of each arm, with seeds 0, 1, ...", rich_help_panel=TRAINING)] = 3,
-    learning_rates: Annotated[
-        str,
-        typer.Option(
-            help="Rates to choose from, with commas; each arm takes the best on validation at the first seed.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = "0.001,0.003",
-    epochs: Annotated[int, typer.Option(help="Most passes over the training samples.", rich_help_panel=TRAINING)] = 50,
-    patience: Annotated[
-        int, typer.Option(help="Epochs without better validation after which a run stops.", rich_help_panel=TRAINING)
-    ] = 10,
-    batch_size: Annotated[int, typer.Option(help="Samples of each step.", rich_help_panel=TRAINING)] = 64,
-    dropout: Annotated[
-        float, typer.Option(help="Probability that a spike between layers is dropped.", rich_help_panel=TRAINING)
-    ] = 0.0,
-    readout: Annotated[
-        str,
-        typer.Option(
-            metavar="mean|last|max", help="How the output's time steps become a score.", rich_help_panel=TRAINING
-        ),
-    ] = "mean",
-    neuron: Neuron = "ALIF",
+    neuron: flags.Neuron = "ALIF",
     units: Units = 128,
     tau: Tau = None,
     threshold: Threshold = None,
     beta: Beta = None,
     feed_forward: FeedForward = False,
+    readout_tau: flags.ReadoutTau = None,
+    depths: flags.Depths = "2,5",
+    targets: flags.Targets = "none,one,half",
+    seeds: flags.Seeds = 3,
+    learning_rates: flags.LearningRates = "0.001,0.003",
+    epochs: flags.Epochs = 50,
+    patience: flags.Patience = 10,
+    batch_size: flags.TrainBatchSize = 64,
+    readout: flags.Readout = "mean",
+    refit: flags.Refit = False,
+    track_test: flags.TrackTest = False,
+    optimizer: flags.Optimizer = "adamw",
+    lookahead: flags.WithLookahead = False,
+    weight_decay: flags.WeightDecay = 1e-4,
+    schedule: flags.Schedule = "none",
+    plateau_epochs: flags.PlateauEpochs = 5,
+    plateau_factor: flags.PlateauFactor = 0.5,
+    gradient_clip: flags.GradientClip = None,
+    precision: flags.Precision = "32-true",
+    bptt_steps: flags.BpttSteps = None,
+    dropout: flags.Dropout = 0.0,
+    rate_band: flags.RateBand = None,
+    rate_strength: flags.RateStrength = 1.0,
+    blend: flags.Blend = 0.0,
+    time_scale: flags.TimeScale = 0.0,
+    time_shift: flags.TimeShift = 0,
+    channel_shift: flags.ChannelShift = 0,
+    channel_jitter: flags.ChannelJitter = 0.0,
+    event_dropout: flags.EventDropout = 0.0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the runs that the folder holds.", rich_help_panel=OUTPUT)
     ] = False,
+    tensorboard: flags.TensorBoard = False,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -145,24 +145,45 @@ def train(
         lsc-snn train --data recordings/ --out runs/speech --depths 2,5 --seeds 3
 
         lsc-snn train --data digits --out runs/digits --depths 5 --targets none,half --epochs 10
+
+        lsc-snn train --data recordings/ --out runs/gru --neuron GRU --targets none,orthogonal,half --refit
+
+        lsc-snn train --data ptb --out runs/ptb --neuron LSTM --bptt-steps 35 --batch-size 32
     """
     from lsc_snn.experiments.compare import compare
     from lsc_snn.experiments.config import TrainConfig
+    from lsc_snn.experiments.data import sizes_of
 
     set_threads(threads)
-    flags = NetworkFlags(neuron, 1, units, tau, threshold, beta, feed_forward)
-    chosen = [target_of(target) for target in targets.split(",")]
+    network = NetworkFlags(neuron, 1, units, tau, threshold, beta, feed_forward)
+    chosen = [arm_of(target) for target in targets.split(",")]
     layers, rates = numbers_of("--depths", depths, int), numbers_of("--learning-rates", learning_rates, float)
     if seeds < 1:
         raise ValueError(f"--seeds: expected at least 1, got {seeds}; it is how many runs each arm gets")
+    tau_of_readout, band = flags.readout_tau_of(readout_tau, neuron), flags.rate_band_of(rate_band)
+    augment = flags.augmentation_of(blend, time_scale, time_shift, channel_shift, channel_jitter, event_dropout)
     with status("reading data"):
-        splits = load_splits(data, bin_ms)
+        splits = parts_of(data, bin_ms)
     base = TrainConfig(
-        flags.config(splits.train.num_units, splits.train.num_classes, dropout=dropout),
+        network.config(*sizes_of(splits.train), dropout=dropout, readout_tau=tau_of_readout),
         epochs=epochs,
         patience=patience,
         batch_size=batch_size,
         readout=readout,
+        refit=refit,
+        track_test=track_test,
+        optimizer=optimizer,
+        lookahead=lookahead,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        plateau_epochs=plateau_epochs,
+        plateau_factor=plateau_factor,
+        gradient_clip=gradient_clip,
+        precision=precision,
+        bptt_steps=bptt_steps,
+        rate_band=band,
+        rate_strength=rate_strength,
+        augment=augment,
     )
     with progress_bar() as bar:
         comparison = compare(
@@ -175,11 +196,32 @@ def train(
             learning_rates=rates,
             resume=resume,
             on_event=CompareProgress(bar),
+            tensorboard=tensorboard,
         )
     if as_json:
         print_json({"data": data, "base": base.to_dict(), **comparison.to_dict()})
     else:
         tell(comparison_table(comparison.cells, f"{describe(base.network, layers)} on {data}"), f"wrote {out}")
+
+
+def parts_of(data: str, bin_ms: float | None) -> Splits:
+    """Return the parts of data by its name, text included, or of a folder; raises as ``load_splits`` does."""
+    from lsc_snn import datasets
+    from lsc_snn.experiments.data import Splits
+
+    if data in datasets.names() and datasets.card(data).text:
+        check_bins(data, bin_ms)
+        text = datasets.load(data)
+        return Splits(text.train, text.validation, text.test)
+    return load_splits(data, bin_ms)
+
+
+def arm_of(text: str) -> str | tuple[float, float] | None:
+    """Return the arm that a word of --targets names: an initialisation, or what ``target_of`` makes of it."""
+    from lsc_snn.experiments.config import INITIALISATIONS
+
+    word = text.strip()
+    return word if word in INITIALISATIONS else target_of(word)
 
 
 def bench(

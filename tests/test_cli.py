@@ -6,26 +6,19 @@ import json
 import subprocess
 import sys
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from matplotlib import image
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 import lsc_snn
+from cli_cases import QUICK, SMALL, SPEECH, make_recordings, refused, run, write_recordings
 from lsc_snn import _cli_networks, cli
-from lsc_snn._cli_app import app
 from lsc_snn._cli_inputs import load_splits
 from lsc_snn.experiments import demo
 from lsc_snn.experiments.checkpoint import load_network
 from run_cases import contents, make_config, make_splits
-
-SMALL = ("--layers", "2", "--units", "12", "--batch-size", "8", "--threads", "1")
-SPEECH = ("--layers", "1", "--units", "6", "--batch-size", "4", "--bin-ms", "50", "--threads", "1")
-QUICK = ("--units", "6", "--bin-ms", "50", "--epochs", "2", "--batch-size", "8", "--threads", "1")
-ARMS = ("--depths", "1,2", "--targets", "none,half", "--seeds", "2", "--learning-rates", "0.01")
 
 
 @pytest.fixture(autouse=True)
@@ -37,46 +30,9 @@ def same_threads(monkeypatch, tmp_path):
     torch.set_num_threads(threads)
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refused(result):
-    """Return the one line of a command that was refused."""
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("lsc-snn: ")
-    assert "Traceback" not in line
-    return line
-
-
-def write_recordings(path, size, speakers, seed=0, **broken):
-    """Write a small file of the SHD layout; ``broken`` replaces the values of a key."""
-    rng = np.random.default_rng(seed)
-    times = [np.sort(rng.uniform(0, 0.5, 40)).astype(np.float16) for _ in range(size)]
-    times[0] = times[0][:0]  # a silent sample is valid
-    units = [rng.integers(0, 700, len(sample)).astype(np.uint16) for sample in times]
-    values = {"times": times, "units": units, "labels": np.arange(size) % 3, "speaker": np.arange(size) % speakers}
-    values |= broken
-    with h5py.File(path, "w") as file:
-        for name, kind in (("times", np.float16), ("units", np.uint16)):
-            if values[name] is not None:
-                data = file.create_dataset(f"spikes/{name}", (size,), h5py.vlen_dtype(kind))
-                for index, sample in enumerate(values[name]):
-                    data[index] = sample
-        file["labels"] = values["labels"]
-        file["extra/speaker"] = values["speaker"]
-
-
 @pytest.fixture
 def recordings(tmp_path):
-    """Make a folder of recordings by three speakers."""
-    folder = tmp_path / "recordings"
-    folder.mkdir()
-    write_recordings(folder / "train.h5", 24, 3)
-    write_recordings(folder / "test.h5", 6, 3, seed=1)
-    return folder
+    return make_recordings(tmp_path)
 
 
 def test_help_shows_every_command_and_no_command_shows_the_help():
@@ -161,30 +117,6 @@ def test_stabilize_replaces_a_file_only_by_force(tmp_path):
     assert "network/layers.0.weight" in load_file(out)
 
 
-def test_train_compares_and_its_runs_can_be_measured(recordings, tmp_path):
-    command = ("train", "--data", recordings, "--out", "runs", *QUICK, *ARMS)
-    result = run(*command, "--json")
-    assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert [(cell["depth"], cell["target"], cell["num_runs"]) for cell in told["cells"]] == [
-        (1, "untreated", 2), (1, "half", 2), (2, "untreated", 2), (2, "half", 2),
-    ]  # fmt: skip
-    assert json.loads((tmp_path / "runs" / "comparison.json").read_text())["cells"] == told["cells"]
-
-    before = contents(tmp_path)
-    assert "expected a folder without runs" in refused(run(*command))
-    assert contents(tmp_path) == before
-
-    table = run(*command, "--resume")
-    assert table.exit_code == 0
-    assert "untreated" in table.stdout
-    assert "wrote runs" in table.stdout
-
-    measured = run("measure", "--run", tmp_path / "runs" / told["runs"][0]["folder"], "--data", recordings,
-                   "--bin-ms", "50", "--batch-size", "4", "--json")  # fmt: skip
-    assert json.loads(measured.stdout)["network"]["num_layers"] == 1
-
-
 def test_validation_is_by_speaker_where_speakers_are_known(recordings):
     splits = load_splits(str(recordings), None)
     train, validation = (set(part.speakers.tolist()) for part in (splits.train, splits.validation))
@@ -233,16 +165,7 @@ BAD_FLAGS = {
     "unknown procedure": ("stabilize", "--procedure", "slow"),
     "network of another kind": ("stabilize", "--out", "stable.pt"),
     "network in no folder": ("stabilize", "--out", "absent/stable.safetensors"),
-    "no output folder": ("train",),
-    "no depth": ("train", "--out", "runs", "--depths", ""),
-    "depth twice": ("train", "--out", "runs", "--depths", "2,2"),
-    "depth zero": ("train", "--out", "runs", "--depths", "0"),
-    "unknown target": ("train", "--out", "runs", "--targets", "none,quarter"),
-    "no seed": ("train", "--out", "runs", "--seeds", "0"),
-    "learning rate zero": ("train", "--out", "runs", "--learning-rates", "0"),
-    "no epochs": ("train", "--out", "runs", "--epochs", "0"),
-    "dropout one": ("train", "--out", "runs", "--dropout", "1"),
-    "unknown readout": ("train", "--out", "runs", "--readout", "first"),
+    "threshold of an LRU": ("measure", "--neuron", "LRU", "--threshold", "1"),
 }
 
 

@@ -4,18 +4,17 @@ import csv
 import json
 import math
 import statistics
-import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from lsc_snn.experiments import fitting
 from lsc_snn.experiments.compare import CompareEvent, compare, place_of
 from lsc_snn.experiments.config import TrainConfig
 from lsc_snn.experiments.records import read_result
 from lsc_snn.experiments.table import summarize, to_markdown
-from lsc_snn.experiments.train import train
 from lsc_snn.stabilize import stabilize
 from run_cases import StopError, contents, make_config, make_splits
 
@@ -33,7 +32,7 @@ def done(tmp_path_factory):
     """One comparison, stabilised in one sweep to be quick: its folder, what it returned, the events that it told."""
     folder, events = tmp_path_factory.mktemp("compare") / "new", []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[train.__module__], "stabilize", partial(stabilize, max_sweeps=1))
+        patch.setattr(fitting, "stabilize", partial(stabilize, max_sweeps=1))
         comparison = compare(base(), make_splits(), folder, **PLAN, on_event=events.append)
     return folder, comparison, events
 
@@ -118,6 +117,14 @@ def test_table_by_hand(done):
         expected = f"{statistics.mean(rates):.3f} ({min(rates):.3f} to {max(rates):.3f})"
         assert row["firing rate (lowest to highest layer)"] == expected
         assert row["diverged"] == "0"
+        assert (row["known speakers"], row["unseen speakers"]) == ("none", "none")
+        largest = max(norm for run in runs for epoch in run["history"] for norm in epoch["gradient_max"])
+        assert row["largest gradient"] == f"{largest:.2g}"
+        first = []
+        for run in runs:
+            curve = [run["initial"]["accuracy"], *(epoch["validation_accuracy"] for epoch in run["history"])]
+            first.append(min(i for i, accuracy in enumerate(curve) if accuracy >= 0.8 * max(curve)))
+        assert row["epochs to 80 %"] == f"{sum(first) / 3:.1f}"
 
 
 def test_files_agree(done):
@@ -160,8 +167,8 @@ def test_an_interrupted_comparison_goes_on_and_can_grow(splits, tmp_path):
     comparison = compare(base(), splits, tmp_path, **plan, on_event=events.append)
     assert [(e.config.seed, e.metrics.epoch) for e in events if e.kind == "epoch"] == [(1, 2)]
     grown = compare(base(), splits, tmp_path, **{**plan, "seeds": (0, 1, 2)})
-    without_time = [replace(run, seconds=0.0, radius_depth=0.0) for run in grown.runs[:2]]
-    assert without_time == [replace(run, seconds=0.0, radius_depth=0.0) for run in comparison.runs]
+    before, after = ([replace(run, seconds=0.0).to_dict() for run in runs] for runs in (comparison.runs, grown.runs))
+    assert after[:2] == before
     assert grown.cells[0].num_runs == 3
 
 
@@ -181,13 +188,37 @@ def test_diverged_runs_are_counted(splits, tmp_path):
     assert str(comparison).splitlines()[-1].endswith("| 2 |")
 
 
+def test_initialisations_are_arms(splits, tmp_path):
+    comparison = compare(base(), splits, tmp_path, **{**SMALL, "targets": ("lsuv", None, "fluctuation")})
+    assert [cell.target for cell in comparison.cells] == ["lsuv", "untreated", "fluctuation"]
+    assert len({run.radius_time for run in comparison.runs}) == 3
+    result = read_result(tmp_path / comparison.runs[0].folder)
+    assert (result.config.initialisation, result.config.target) == ("lsuv", None)
+
+
+def test_speakers_in_the_table(done):
+    """Mean over runs; the deviation is that of the seeds."""
+    run = replace(done[1].runs[0], chosen=True, known=0.8, unseen=0.25)
+    (cell,) = summarize([run, replace(run, seed=1, known=0.9, unseen=0.35)])
+    assert (cell.known, cell.unseen) == pytest.approx((0.85, 0.3))
+    assert "| 85.0 ± 7.1 % | 30.0 ± 7.1 % |" in to_markdown([cell])
+
+
+def test_networks_without_spikes_have_no_rate(splits, tmp_path):
+    gru = base(network={"neuron": "GRU", "layer": {}, "readout_tau": None})
+    comparison = compare(gru, splits, tmp_path, **SMALL)
+    lines = str(comparison).splitlines()
+    names, cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], lines[2]))
+    assert dict(zip(names, cells, strict=True))["firing rate (lowest to highest layer)"] == "none"
+
+
 def test_one_run_has_no_deviation(done):
     _, comparison, _ = done
     run = replace(comparison.runs[0], chosen=True, stabilized=False, test_accuracy=0.5, target="half")
     (cell,) = summarize([run, replace(run, chosen=False, test_accuracy=0.9)])
     assert (cell.num_runs, cell.test_accuracy, cell.not_stabilized) == (1, 0.5, 1)
     assert math.isnan(cell.test_accuracy_std)
-    assert "| half (1 not reached) | 50.0 % | 1 |" in to_markdown([cell])
+    assert "| half (1 not reached) | 50.0 % | none | none | 1 |" in to_markdown([cell])
     assert cell.to_dict()["test_accuracy_std"] == "nan"
 
 

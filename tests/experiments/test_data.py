@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lsc_snn import NetworkConfig
-from lsc_snn.experiments.data import check_splits, describe_difference, identity, shares, shuffled
+from lsc_snn.datasets import EventDataset
+from lsc_snn.experiments.data import check_splits, describe_difference, identity, joined, shares, shuffled
 
 
 def test_order_depends_on_seed_and_epoch_alone():
@@ -17,22 +18,39 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert len({tuple(order) for order in orders.values()}) == 9
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", [1, 11, 12, 16])
 def test_shares_average_to_the_whole_batch(size, world_size):
-    """The mean over processes of (sum of the share) * processes / batch size is the mean of the batch."""
+    """The mean over processes of (weighted sum of the share) * processes / batch size is the mean of the batch."""
     values, order = np.random.default_rng(0).normal(size=size), shuffled(size, 0, 1)
     by_rank = [list(shares(order, 5, rank, world_size)) for rank in range(world_size)]
-    batches = [order[i : i + 5] for i in range(0, size, 5) if len(order[i : i + 5]) >= world_size]
+    batches = [order[i : i + 5] for i in range(0, size, 5)]
+    assert {len(steps) for steps in by_rank} == {len(batches)}
     for step, batch in enumerate(batches):
         parts = [steps[step] for steps in by_rank]
-        assert sorted(np.concatenate([part for part, _ in parts])) == sorted(batch)
-        assert all(len(part) > 0 for part, _ in parts)
-        average = np.mean([values[part].sum() * world_size / whole for part, whole in parts])
+        assert sorted(np.concatenate([part.indices for part in parts if part.weight])) == sorted(batch)
+        assert all(len(part.indices) > 0 and part.size == len(batch) for part in parts)
+        average = np.mean([part.weight * values[part.indices].sum() * world_size / part.size for part in parts])
         assert math.isclose(average, values[batch].mean(), rel_tol=1e-12)
-    assert {len(steps) for steps in by_rank} == {len(batches)}
-    if world_size == 1:
-        assert sum(map(len, batches)) == size
+
+
+def test_joined_parts_have_all_samples_of_both(splits):
+    both = joined(splits.train, splits.validation)
+    assert len(both) == 71
+    for part, first in ((splits.train, 0), (splits.validation, 50)):
+        for index in range(len(part)):
+            ours, theirs = both[first + index], part[index]
+            assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert both.speakers is None
+
+
+def test_joined_parts_keep_speakers_and_counts():
+    sizes = {"num_steps": 2, "num_units": 3, "num_classes": 2}
+    first = EventDataset([0, 1], [2, 1], [0, 2], [1], [2], speakers=[5], **sizes)
+    second = EventDataset([1], [0], [0, 1], [0], [2], counts=[3], speakers=[6], **sizes)
+    both = joined(first, second)
+    assert both.speakers.tolist() == [5, 6]
+    assert both.counts.tolist() == [1, 1, 3]
 
 
 def test_identity(splits):

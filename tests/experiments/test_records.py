@@ -3,15 +3,17 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from lsc_snn.experiments.records import EpochMetrics, Evaluation, RunResult, plain, read_result, write_metrics
+from lsc_snn.experiments.speakers import SpeakerAccuracy
 
 
 def row(epoch, largest):
     layers, rates = ("layers.0", "readout"), (1 / 3,)
-    return EpochMetrics(epoch, 0.1 + 0.2, 1 / 7, 2.5, 0.5, layers, (1e-300, 1.0), (largest, 2.0), rates)
+    return EpochMetrics(epoch, 0.1 + 0.2, 1 / 7, 2.5, 0.5, layers, (1e-300, 1.0), (largest, 2.0), rates, 0.01)
 
 
 @pytest.fixture
@@ -31,6 +33,12 @@ def result(configure):
         stabilized=False,
         seconds=1.5,
         history=(row(1, 5.0), row(2, math.inf)),
+        speakers=(SpeakerAccuracy(3, True, 4, 1 / 3), SpeakerAccuracy(7, False, 2, 0.5)),
+        known=1 / 3,
+        unseen=0.5,
+        epochs_to_80=1,
+        refit=(replace(row(1, 2.0), validation_loss=None, validation_accuracy=None, rates=()),),
+        best_on_test=0.75,
     )
 
 
@@ -43,6 +51,17 @@ def test_nan_round_trip():
     again = EpochMetrics.from_dict(json.loads(json.dumps(row(1, math.nan).to_dict(), allow_nan=False)))
     assert math.isnan(again.gradient_max[0])
     assert again.gradient_max[1] == 2.0
+
+
+def test_results_of_older_versions_can_be_read(result):
+    data = result.to_dict()
+    for name in ("speakers", "known", "unseen", "epochs_to_80", "refit", "best_on_test"):
+        del data[name]
+    for entry in data["history"]:
+        del entry["learning_rate"]
+    again = RunResult.from_dict(json.loads(json.dumps(data)))
+    assert (again.speakers, again.refit, again.history[0].learning_rate) == ((), None, None)
+    assert again.test == result.test
 
 
 def test_read_result(result, tmp_path):
@@ -66,6 +85,7 @@ def test_metrics_csv(tmp_path):
         "train_accuracy",
         "validation_loss",
         "validation_accuracy",
+        "learning_rate",
         "gradient_mean.layers.0",
         "gradient_mean.readout",
         "gradient_max.layers.0",

@@ -30,7 +30,8 @@ def test_it_learns_and_writes_it_down(configure, splits, tmp_path):
     assert rows[-1].train_loss < 0.5 * rows[0].train_loss
     assert result.validation.loss < 0.7 * result.initial.loss
     assert result.test.accuracy > 0.8
-    assert sorted(path.name for path in folder.iterdir()) == sorted(set(FILES) - {"stabilize.json"})
+    others = {"stabilize.json", "refit.safetensors", "refit.json"}
+    assert sorted(path.name for path in folder.iterdir()) == sorted(set(FILES) - others)
     assert read_result(folder) == result
     assert json.loads((folder / "config.json").read_text()) == config.to_dict()
     with open(folder / "metrics.csv") as file:
