@@ -7,7 +7,6 @@ Cramer et al. 2020, "The Heidelberg spiking data sets for the systematic evaluat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lsc_snn._checks import check_count, check_positive
-from lsc_snn.datasets.events_dataset import EventDataset, falls_within
+from lsc_snn.datasets.events_dataset import EventDataset, falls_within, sample_blocks
 from lsc_snn.datasets.published import check_published
 from lsc_snn.datasets.request import Remote, Request, import_tonic
 from lsc_snn.datasets.splits import EventSplits, hold_out
 
 MAX_STEPS = 2**16
 """A longer sample is refused: 65,536 steps of 4 ms are four minutes, so its times are hardly seconds."""
-
-_BLOCK_EVENTS = 2**20
 
 
 class _Recording(NamedTuple):
@@ -96,7 +93,7 @@ def read_shd(
     _check_recording(recording, num_units, num_classes)
     blocks = [
         _bin_spikes(recording, first, last, bin_ms, num_steps, num_units, crop)
-        for first, last in _blocks(recording.offsets)
+        for first, last in sample_blocks(recording.offsets)
     ]
     times, units, counts, sizes, ends = (np.concatenate(field) for field in list(zip(*blocks, strict=True))[:5])
     most = counts.max(initial=0)
@@ -274,16 +271,6 @@ def _check_recording(recording: _Recording, num_units: int, num_classes: int | N
             f"{path}: sample {int(bad.argmax())}: expected labels {expected}, got {labels[bad][0]}; "
             "pass the right num_classes or make the file again"
         )
-
-
-def _blocks(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Cut the samples into ranges of about a million spikes, which bound the memory that binning needs."""
-    first, num_samples = 0, len(offsets) - 1
-    while first < num_samples:
-        last = int(np.searchsorted(offsets, offsets[first] + _BLOCK_EVENTS, side="right")) - 1
-        last = max(last, first + 1)
-        yield first, last
-        first = last
 
 
 def _bin_spikes(

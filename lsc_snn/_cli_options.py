@@ -13,15 +13,15 @@ OUTPUT = "Output"
 Data = Annotated[
     str,
     typer.Option(
-        metavar="digits|FOLDER",
-        help="The embedded digits, or a folder with train.h5 and test.h5 in the layout of the Spiking Heidelberg "
-        "Digits.",
+        metavar="NAME|FOLDER",
+        help="A data set that `lsc-snn data list` names (digits are embedded), or a folder with train.h5 and test.h5 "
+        "in the layout of the Spiking Heidelberg Digits.",
         rich_help_panel=DATA,
     ),
 ]
 BinMs = Annotated[
     float | None,
-    typer.Option(help="Length of a time step in milliseconds, for a FOLDER. [default: 4]", rich_help_panel=DATA),
+    typer.Option(help="Length of a time step in milliseconds, for recordings. [default: 4]", rich_help_panel=DATA),
 ]
 Run = Annotated[
     Path | None,
@@ -31,9 +31,8 @@ Run = Annotated[
         rich_help_panel=DATA,
     ),
 ]
-Neuron = Annotated[str, typer.Option(metavar="LIF|ALIF|LSNN", help="Kind of neuron.", rich_help_panel=DATA)]
-Layers = Annotated[int, typer.Option(help="Number of spiking layers.", rich_help_panel=DATA)]
-Units = Annotated[int, typer.Option(help="Units of each spiking layer.", rich_help_panel=DATA)]
+Layers = Annotated[int, typer.Option(help="Number of layers.", rich_help_panel=DATA)]
+Units = Annotated[int, typer.Option(help="Units of each layer.", rich_help_panel=DATA)]
 Tau = Annotated[float | None, typer.Option(help="Membrane time constant in steps. [default: 10]", rich_help_panel=DATA)]
 Threshold = Annotated[
     float | None,

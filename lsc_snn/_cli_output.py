@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lsc_snn.events import EventBatch
-from lsc_snn.experiments.config import target_label
+from lsc_snn.experiments.config import arm_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +96,7 @@ class CompareProgress:
     def __call__(self, event: CompareEvent) -> None:
         """Take an event."""
         config = event.config
-        name = f"depth {config.network.num_layers}, {target_label(config.target)}, seed {config.seed}"
+        name = f"depth {config.network.num_layers}, {arm_label(config)}, seed {config.seed}"
         done, total = 0, config.epochs
         if event.metrics is not None:
             done = event.metrics.epoch

@@ -80,8 +80,10 @@ def comparison_table(cells: Sequence[Cell], title: str) -> Table:
         "target",
         "layers",
         "test accuracy (%)",
+        "known / unseen\nspeakers (%)",
         "runs",
         "learning\nrate",
+        "epochs\nto 80 %",
         "time / depth",
         "firing rates",
         "diverged",
@@ -94,18 +96,20 @@ def comparison_table(cells: Sequence[Cell], title: str) -> Table:
                 cell.target + (" (not reached)" if cell.not_stabilized else ""),
                 str(cell.depth),
                 f"{100 * cell.test_accuracy:.1f}{spread}",
+                f"{_number(100 * cell.known, 1)} / {_number(100 * cell.unseen, 1)}",
                 str(cell.num_runs),
                 f"{cell.learning_rate:g}",
-                f"{_mean_radius(cell.radius_time)} / {_mean_radius(cell.radius_depth)}",
-                f"{cell.rate_min:.3f} to {cell.rate_max:.3f}",
+                _number(cell.epochs_to_80, 1),
+                f"{_number(cell.radius_time, 2)} / {_number(cell.radius_depth, 2)}",
+                _NONE if math.isnan(cell.rate_min) else f"{cell.rate_min:.3f} to {cell.rate_max:.3f}",
                 str(cell.diverged),
             )
         )
     return rows_table(headings, rows, title)
 
 
-def _mean_radius(value: float) -> str:
-    return _NONE if math.isnan(value) else f"{value:.2f}"
+def _number(value: float, digits: int) -> str:
+    return _NONE if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _cells(

@@ -18,7 +18,7 @@ This depends on the graph alone, not on the order in which nodes or edges are li
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 Edge = tuple[str, str]
@@ -51,21 +51,26 @@ def schedule(
             "add a Delay of one step"
         )
     late = {edge for edge in edges if edge[1] in delays}
-    late |= {(u, v) for u, v in _in_loops(edges, late) if u not in _reached(inputs, edges, without=v)}
+    targets = _targets(edges)
+    late |= {(u, v) for u, v in _in_loops(edges, late) if u not in _reached(inputs, targets, without=v)}
     late |= {(u, v) for u, v in _in_loops(edges, late) if v in memory}
     return Schedule(_sorted(names, [edge for edge in edges if edge not in late]), frozenset(late))
 
 
 def reached_from(starts: Iterable[str], edges: Collection[Edge]) -> set[str]:
     """Return the nodes that a path leads to, the starts among them."""
-    return _reached(starts, edges, without=None)
+    return _reached(starts, _targets(edges), without=None)
 
 
-def _reached(starts: Iterable[str], edges: Collection[Edge], without: str | None) -> set[str]:
-    """Return the nodes that a path leads to which does not pass through one of them."""
+def _targets(edges: Collection[Edge]) -> dict[str, list[str]]:
     targets: dict[str, list[str]] = {}
     for u, v in edges:
         targets.setdefault(u, []).append(v)
+    return targets
+
+
+def _reached(starts: Iterable[str], targets: Mapping[str, Collection[str]], without: str | None) -> set[str]:
+    """Return the nodes that a path leads to which does not pass through one of them."""
     found: set[str] = set()
     waiting = [name for name in starts if name != without]
     while waiting:
@@ -79,7 +84,8 @@ def _reached(starts: Iterable[str], edges: Collection[Edge], without: str | None
 def _in_loops(edges: Collection[Edge], cut: Collection[Edge]) -> list[Edge]:
     """Return the edges that lie on a loop of the edges not cut."""
     kept = [edge for edge in edges if edge not in cut]
-    after = {v: _reached([v], kept, without=None) for v in {v for _, v in kept}}
+    targets = _targets(kept)
+    after = {v: _reached([v], targets, without=None) for v in {v for _, v in kept}}
     return [(u, v) for u, v in kept if u in after[v]]
 
 

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_dir import data_dir
-from lsc_snn.datasets import EventDataset, load_folder, read_shd
-from lsc_snn.datasets import shd as shd_module
+from lsc_snn.datasets import EventDataset, events_dataset, load_folder, read_shd
 
 TIMES = [[0.0, 0.0039, 0.004, 0.0301], [], [0.002, 0.0021]]
 UNITS = [[5, 5, 5, 699], [], [0, 1]]
@@ -118,7 +117,7 @@ def test_decimal_edges_in_float64_count_as_edges(tmp_path: Path) -> None:
 
 def test_blocks_join_without_a_seam(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = read_shd(path)
-    monkeypatch.setattr(shd_module, "_BLOCK_EVENTS", 1)
+    monkeypatch.setattr(events_dataset, "_BLOCK_EVENTS", 1)
     split = read_shd(path)
     assert torch.equal(dense(split), dense(whole))
     assert split.offsets.tolist() == whole.offsets.tolist()

@@ -10,7 +10,6 @@ import pytest
 import run_cases
 from killing import ENVIRONMENT, killed, program_of
 from lsc_snn.datasets.augment import Augmentation
-from lsc_snn.experiments import files
 from lsc_snn.experiments.checkpoint import read_checkpoint
 from lsc_snn.experiments.records import read_result
 from lsc_snn.experiments.train import train
@@ -43,7 +42,7 @@ def test_death_at_any_write_leaves_a_run_that_ends_the_same(configure, splits, t
         allowed -= 1
         replaced(source, destination)
 
-    monkeypatch.setattr(files.os, "replace", dying)
+    monkeypatch.setattr(os, "replace", dying)
     whole = train(config, splits, tmp_path / "whole")
     writes = 10**6 - allowed
     assert writes > 12
