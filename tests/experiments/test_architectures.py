@@ -1,25 +1,53 @@
 """The table of supported kinds at a tiny size: every kind is there, and what it says is what stabilize says."""
 
 import json
+import warnings
 
 import pytest
 import torch
 
 import lsc_snn as lsc
 from lsc_snn.experiments import architectures
-from lsc_snn.experiments.architectures import COLUMNS, FAMILIES, Size
+from lsc_snn.experiments.architecture_kinds import FAMILIES, Size
+from lsc_snn.experiments.architectures import COLUMNS, WITHOUT_TIME
+from lsc_snn.experiments.bench_table import Table
 
-SIZE = Size(layers=2, units=24, inputs=24, steps=20, batch=8)
+SIZE = Size(layers=2, units=24, inputs=24, steps=20, batch=8, conv_layers=2, channels=6)
 
 
 def test_every_kind_of_this_library_and_of_torch_has_a_row():
     table = architectures.architectures_table(SIZE, ["torch"], ["half"], density=0.2)
     kinds = [row["kind"] for row in table.rows]
-    assert kinds == [*FAMILIES["lsc_snn"](), *FAMILIES["torch"]()]
+    known = [*FAMILIES["lsc_snn"](), *FAMILIES["torch"]()]
+    assert kinds == [kind for kind in known if kind not in WITHOUT_TIME]  # these have one target alone
     assert all(set(row) == set(COLUMNS) for row in table.rows)
     assert table.rows[0]["x own"] == 1
     by_kind = {row["kind"]: row for row in table.rows}
-    assert [by_kind[kind]["reached"] for kind in ("ALIF", "nn.GRU", "LRU block")] == ["yes"] * 3
+    assert [by_kind[kind]["reached"] for kind in ("ALIF", "nn.GRU", "SSMBlock(LRU)")] == ["yes"] * 3
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_every_kind_is_measured_as_a_user_would_build_it(family):
+    pytest.importorskip({"lsc_snn": "torch", "spikingjelly": "spikingjelly.activation_based"}.get(family, family))
+    inputs = (torch.rand(20, 8, 24, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+    for kind, build in FAMILIES[family]().items():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.default_generator.manual_seed(0)
+            report = lsc.measure(build(SIZE), inputs.mean(0) if kind in WITHOUT_TIME else inputs, num_times=2)
+        layers = SIZE.conv_layers if "onv" in kind else SIZE.layers
+        assert len(report.names) == layers, kind
+        assert len(report.time) == (0 if kind in WITHOUT_TIME else layers), kind
+        assert report.encoder > 0, kind
+
+
+def test_the_markdown_has_a_line_for_each_kind_and_says_what_was_missed():
+    done = {"kind": "a", "target": "one", "time": "0.90", "depth": "0.10", "time after": "1.00", "depth after": "1.01"}
+    missed = {**done, "target": "half", "time after": "0.90", "depth after": "0.50", "CPU s": 2.0, "reached": "no knob"}
+    table = Table("t", "T", COLUMNS, ({**done, "CPU s": 1.0, "reached": "yes"}, missed), "")
+    lines = architectures.to_markdown(table).splitlines()
+    assert lines[0] == "| layer | untreated (time; depth) | `one` | `half` | CPU s |"
+    assert lines[2:] == ["| a | 0.90; 0.10 | 1.00; 1.01 | 0.90; 0.50 (no knob) | 1, 2 |"]
 
 
 def test_a_row_is_what_stabilize_returns():
