@@ -1,4 +1,4 @@
-"""``lsc-snn demo``, ``train`` and ``bench``: networks trained, untreated against stabilised, and how fast it all is."""
+"""``lsc-snn demo``, ``train`` and ``speed``: networks trained, untreated against stabilised, and how fast it all is."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from lsc_snn._cli_options import (
     Data,
     FeedForward,
     Json,
+    Pool,
     Tau,
     Threads,
     Threshold,
@@ -90,6 +91,7 @@ def train(
     ],
     data: Data = "digits",
     bin_ms: BinMs = None,
+    pool: Pool = None,
     neuron: flags.Neuron = "ALIF",
     units: Units = 128,
     tau: Tau = None,
@@ -163,7 +165,7 @@ def train(
     tau_of_readout, band = flags.readout_tau_of(readout_tau, neuron), flags.rate_band_of(rate_band)
     augment = flags.augmentation_of(blend, time_scale, time_shift, channel_shift, channel_jitter, event_dropout)
     with status("reading data"):
-        splits = parts_of(data, bin_ms)
+        splits = parts_of(data, bin_ms, pool)
     base = TrainConfig(
         network.config(*sizes_of(splits.train), dropout=dropout, readout_tau=tau_of_readout),
         epochs=epochs,
@@ -204,16 +206,16 @@ def train(
         tell(comparison_table(comparison.cells, f"{describe(base.network, layers)} on {data}"), f"wrote {out}")
 
 
-def parts_of(data: str, bin_ms: float | None) -> Splits:
+def parts_of(data: str, bin_ms: float | None, pool: int | None = None) -> Splits:
     """Return the parts of data by its name, text included, or of a folder; raises as ``load_splits`` does."""
     from lsc_snn import datasets
     from lsc_snn.experiments.data import Splits
 
     if data in datasets.names() and datasets.card(data).text:
-        check_bins(data, bin_ms)
+        check_bins(data, bin_ms, pool)
         text = datasets.load(data)
         return Splits(text.train, text.validation, text.test)
-    return load_splits(data, bin_ms)
+    return load_splits(data, bin_ms, pool)
 
 
 def arm_of(text: str) -> str | tuple[float, float] | None:
@@ -234,7 +236,7 @@ def bench(
 
     For example:
 
-        lsc-snn bench --threads 2
+        lsc-snn speed --threads 2
     """
     from lsc_snn.experiments import bench as benchmarks
 
