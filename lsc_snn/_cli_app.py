@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from lsc_snn import _cli_bench, _cli_data, _cli_networks, _cli_runs
+from lsc_snn import _cli_bench, _cli_data, _cli_export, _cli_networks, _cli_runs
 from lsc_snn._cli_output import say
 
 BAD_INPUT = 2
@@ -83,6 +83,9 @@ app.command("demo")(_cli_runs.demo)
 app.command("measure")(_cli_networks.measure_command)
 app.command("stabilize")(_cli_networks.stabilize_command)
 app.command("train")(_cli_runs.train)
+app.command("export")(_cli_export.export_command)
+app.command("inspect")(_cli_export.inspect_command)
+app.command("peers")(_cli_export.peers_command)
 app.command("bench")(_cli_bench.bench)
 app.command("speed")(_cli_runs.bench)
 app.add_typer(_cli_data.app, name="data")

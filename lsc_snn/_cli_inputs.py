@@ -52,38 +52,43 @@ class NetworkFlags:
         )
 
 
-def load_splits(data: str, bin_ms: float | None, *, root: Path | None = None, download: bool = False) -> Splits:
+def load_splits(
+    data: str, bin_ms: float | None, pool: int | None = None, *, root: Path | None = None, download: bool = False
+) -> Splits:
     """Return train, validation and test of a dataset by its name, or of a folder with train.h5 and test.h5 as of SHD.
 
     Validation is by speaker where the data names two or more, else stratified by class; the split is always the same.
-    ``bin_ms`` is the length of a time step in milliseconds, for recordings only; ``root`` and ``download`` say where
-    the files of a named dataset are, as for ``datasets.load``. Raises ValueError for text, and what ``check_bins`` and
-    the readers raise.
+    ``bin_ms`` is the length of a time step in milliseconds and ``pool`` how many neighbouring channels become one, both
+    for recordings only; ``root`` and ``download`` say where the files of a named dataset are, as for ``datasets.load``.
+    Raises ValueError for text, and what ``check_bins`` and the readers raise.
     """
     from lsc_snn import datasets
     from lsc_snn.experiments.data import Splits
 
+    given = {"bin_ms": bin_ms, "pool": pool}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if data in datasets.names():
         if datasets.card(data).text:
             raise ValueError(f"--data: expected samples with labels, got {data}, which is text; choose another")
-        check_bins(data, bin_ms)
-        parts = datasets.load(data, root, download=download, **({} if bin_ms is None else {"bin_ms": bin_ms}))
+        check_bins(data, bin_ms, pool)
+        parts = datasets.load(data, root, download=download, **options)
         return Splits(parts.train, parts.validation, parts.test)
     if not Path(data).is_dir():
         raise ValueError(
             f"--data: expected a folder with train.h5 and test.h5 or one of {', '.join(datasets.names())}, "
             f"got {data!r}; check the path"
         )
-    training, test = datasets.load_folder(data, bin_ms=DEFAULT_BIN_MS if bin_ms is None else bin_ms)
+    training, test = datasets.load_folder(data, **{"bin_ms": DEFAULT_BIN_MS, **options})
     return Splits(*datasets.hold_out(training), test)
 
 
-def check_bins(name: str, bin_ms: float | None) -> None:
-    """Raise ValueError for a length of time steps with a dataset that is not binned."""
+def check_bins(name: str, bin_ms: float | None, pool: int | None = None) -> None:
+    """Raise ValueError for a length of time steps, or for pooling, with a dataset that does not take it."""
     from lsc_snn import datasets
 
-    if bin_ms is not None and "bin_ms" not in datasets.options(name):
-        raise ValueError(f"--bin-ms: expected recordings with it, got {name}; leave it out")
+    for flag, value in (("--bin-ms", bin_ms), ("--pool", pool)):
+        if value is not None and flag[2:].replace("-", "_") not in datasets.options(name):
+            raise ValueError(f"{flag}: expected recordings with it, got {name}; leave it out")
 
 
 def first_batch(dataset: EventDataset, batch_size: int, seed: int) -> EventBatch:

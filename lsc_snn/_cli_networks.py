@@ -30,6 +30,7 @@ from lsc_snn._cli_options import (
     FigureFile,
     Json,
     Layers,
+    Pool,
     Run,
     Seed,
     Tau,
@@ -49,6 +50,7 @@ from lsc_snn.stabilize import stabilize
 def measure_command(
     data: Data = "digits",
     bin_ms: BinMs = None,
+    pool: Pool = None,
     run: Run = None,
     neuron: Neuron = "ALIF",
     layers: Layers = 5,
@@ -84,7 +86,7 @@ def measure_command(
     check_figure(figure)
     flags = NetworkFlags(neuron, layers, units, tau, threshold, beta, feed_forward)
     with status("reading data"):
-        dataset = load_splits(data, bin_ms).train
+        dataset = load_splits(data, bin_ms, pool).train
         network = network_of(flags, run, dataset, seed)
         batch = first_batch(dataset, batch_size, seed)
     start = time.perf_counter()
@@ -120,6 +122,7 @@ def stabilize_command(
     max_sweeps: Annotated[int, typer.Option(help="Most sweeps over the layers.")] = 50,
     data: Data = "digits",
     bin_ms: BinMs = None,
+    pool: Pool = None,
     run: Run = None,
     neuron: Neuron = "ALIF",
     layers: Layers = 5,
@@ -163,7 +166,7 @@ def stabilize_command(
         raise ValueError("--target: expected one, half, balanced or A:B, got none; use lsc-snn measure")
     flags = NetworkFlags(neuron, layers, units, tau, threshold, beta, feed_forward)
     with status("reading data"):
-        dataset = load_splits(data, bin_ms).train
+        dataset = load_splits(data, bin_ms, pool).train
         network = network_of(flags, run, dataset, seed)
         batch = first_batch(dataset, batch_size, seed)
     with sweeps(batch, max_sweeps) as batches:

@@ -23,6 +23,13 @@ BinMs = Annotated[
     float | None,
     typer.Option(help="Length of a time step in milliseconds, for recordings. [default: 4]", rich_help_panel=DATA),
 ]
+Pool = Annotated[
+    int | None,
+    typer.Option(
+        help="Neighbouring channels that become one, for recordings: 5 makes 140 of 700. [default: 1]",
+        rich_help_panel=DATA,
+    ),
+]
 Run = Annotated[
     Path | None,
     typer.Option(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import lsc_snn
 from cli_cases import ARMS, QUICK, make_recordings, refused, run
+from lsc_snn._cli_inputs import load_splits
 from lsc_snn.datasets.augment import Augmentation
 from lsc_snn.experiments.checkpoint import load_network
 from lsc_snn.experiments.config import TrainConfig
@@ -62,12 +63,13 @@ def test_train_takes_every_flag_into_the_configuration(recordings, tmp_path):
                  "--plateau-epochs", "2", "--plateau-factor", "0.3", "--gradient-clip", "5", "--readout", "sum",
                  "--precision", "bf16-mixed", "--rate-band", "0.01:0.3", "--rate-strength", "2", "--dropout", "0.1",
                  "--blend", "0.5", "--time-scale", "0.1", "--time-shift", "1", "--channel-shift", "20",
-                 "--channel-jitter", "2", "--event-dropout", "0.1", "--refit", "--track-test", "--json")  # fmt: skip
+                 "--channel-jitter", "2", "--event-dropout", "0.1", "--refit", "--track-test", "--pool", "7",
+                 "--json")  # fmt: skip
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     (folder,) = [tmp_path / "runs" / entry["folder"] for entry in told["runs"]]
     got = TrainConfig.from_dict(json.loads((folder / "config.json").read_text()))
-    network = lsc_snn.NetworkConfig(700, 3, num_units=6, neuron="LIF", dropout=0.1, readout_tau=None)
+    network = lsc_snn.NetworkConfig(100, 3, num_units=6, neuron="LIF", dropout=0.1, readout_tau=None)
     augment = Augmentation(0.5, 0.1, 1, 20, 2.0, 0.1)
     assert got == TrainConfig(
         network, None, 0, 2, 8, 0.01, 0.01, 10, "sum", 5.0, initialisation="lsuv", optimizer="adabelief",
@@ -90,6 +92,22 @@ def test_train_takes_layers_without_spikes(recordings):
     assert load_network(folder).config.readout_tau is None
     measured = run("measure", "--run", folder, "--data", recordings, "--bin-ms", "50", "--batch-size", "4", "--json")
     assert json.loads(measured.stdout)["network"]["neuron"] == "GRU"
+
+
+def test_channels_are_pooled_in_training_and_in_what_measures_the_run(recordings):
+    flags = ("--data", recordings, "--bin-ms", "50", "--pool", "5", "--threads", "1")
+    arms = ("--depths", "1", "--targets", "none", "--seeds", "1", "--learning-rates", "0.01")
+    result = run("train", "--out", "runs", *flags, *arms, "--units", "6", "--epochs", "1", "--json")
+    assert json.loads(result.stdout)["base"]["network"]["num_inputs"] == 140
+    parts, pooled = load_splits(str(recordings), 50.0), load_splits(str(recordings), 50.0, 5)
+    for part, other in zip(parts, pooled, strict=True):
+        whole = part.batch(range(len(part)))[0].to_dense()
+        assert torch.equal(other.batch(range(len(part)))[0].to_dense(), whole.unflatten(2, (140, 5)).sum(3))
+    folder = Path("runs/depth-1/untreated/rate-0.01/seed-0")
+    measured = run("measure", "--run", folder, *flags, "--batch-size", "4", "--json")
+    assert json.loads(measured.stdout)["network"]["num_inputs"] == 140
+    assert "expected 140 input units" in refused(run("measure", "--run", folder, *flags[:4], "--batch-size", "4"))
+    assert "pool: expected a divisor of the 700 units" in refused(run("measure", *flags[:4], "--pool", "3"))
 
 
 def test_train_reads_text(monkeypatch, tmp_path):
@@ -163,6 +181,9 @@ BAD_FLAGS = {
     "readout time constant": ("train", "--out", "runs", "--readout-tau", "fast"),
     "blend above one": ("train", "--out", "runs", "--blend", "1.5"),
     "time shift negative": ("train", "--out", "runs", "--time-shift", "-1"),
+    "pool of zero": ("train", "--out", "runs", "--pool", "0"),
+    "pooled digits": ("train", "--out", "runs", "--pool", "2"),
+    "pooled text": ("train", "--data", "ptb", "--out", "runs", "--pool", "5"),
     "pieces of samples": ("train", "--out", "runs", "--bptt-steps", "5"),
 }
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from lsc_snn import _checks
 from lsc_snn.events import EventBatch, Inputs
-from lsc_snn.nir.blocks import Layer, affine, block_of
+from lsc_snn.nir.export_layers import Layer, affine, block_of
 from lsc_snn.nir.interpret import interpret
-from lsc_snn.nir.resistance import unit_resistance
-from lsc_snn.nir.wiring import INPUT, Wiring, chain_of, wire, wire_chain
+from lsc_snn.nir.export_resistance import unit_resistance
+from lsc_snn.nir.export_wiring import INPUT, Wiring, chain_of, wire, wire_chain
 from lsc_snn.trace import Call
 
 START, END = "input", "output"
@@ -88,9 +88,9 @@ def _twin(model: nn.Module) -> nn.Module:
         ) from error
     for module in twin.modules():
         if type(module).__module__.startswith("snntorch."):
-            from lsc_snn.nir import from_snntorch
+            from lsc_snn.nir import export_snntorch
 
-            from_snntorch.widen(module)
+            export_snntorch.widen(module)
     return twin.eval()
 
 

@@ -15,8 +15,8 @@ from lsc_snn import _checks, _parametrize
 from lsc_snn.layers import ALIF, LI, LIF, InputLayer, SpikingLayer
 from lsc_snn.nir._nodes import declared_shape, output_shape
 from lsc_snn.nir.graphs import check_graph
-from lsc_snn.nir.opened import MAPS, opened
-from lsc_snn.nir.reading import (
+from lsc_snn.nir.restore_graph import MAPS, opened
+from lsc_snn.nir.restore_neurons import (
     Neurons,
     Shape,
     Values,

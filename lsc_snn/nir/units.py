@@ -1,4 +1,4 @@
-"""Layers without input weights, for graphs in which a convolution or nothing stands in front, and a chain of layers."""
+"""Layers without input weights, for graphs in which a convolution or nothing stands in front, and how they are wired."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lsc_snn import _checks
+from lsc_snn.adapters.base import register_adapter
+from lsc_snn.adapters.own import SpikingAdapter
 from lsc_snn.events import EventBatch, Inputs
+from lsc_snn.grid import Memory
 from lsc_snn.layers import LI, SpikingLayer
 from lsc_snn.neurons import NeuronState
 
@@ -29,20 +33,36 @@ def _flat(inputs: Inputs, shape: tuple[int, ...], like: Tensor) -> Tensor:
     return inputs.flatten(2)
 
 
+def _stop_leak(layer: SpikingLayer | LI) -> None:
+    """Take the decay out of the parameters: a potential that keeps everything is no value of theirs."""
+    raw = layer.alpha_raw.detach()
+    del layer.alpha_raw
+    layer.register_buffer("alpha_raw", torch.full_like(raw, math.inf))
+
+
 class Units(SpikingLayer):
     """Spiking neurons of any shape, whose input is their current: (T, B, *shape) to (T, B, *shape).
 
-    Takes the options of ALIF; without ``beta`` it is a LIF.
+    Takes the options of ALIF; without ``beta`` it is a LIF, and with ``leaky=False``, where nothing decays, an IF.
 
     >>> import torch
     >>> Units((2, 3, 3), reset="hard")(torch.zeros(10, 4, 2, 3, 3))[0].shape
     torch.Size([10, 4, 2, 3, 3])
     """
 
-    def __init__(self, shape: tuple[int, ...], *, recurrent: bool = False, **options: Any) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], *, recurrent: bool = False, leaky: bool = True, **options: Any
+    ) -> None:
         super().__init__(1, math.prod(shape), recurrent=recurrent, bias=False, **options)
-        self.shape = shape
+        self.shape, self.leaky = shape, leaky
         self.register_parameter("weight", None)
+        if not leaky:
+            _stop_leak(self)
+
+    @property
+    def alpha(self) -> Tensor:
+        """Membrane decay per step, (N,)."""
+        return super().alpha if self.leaky else torch.ones_like(self.alpha_raw)
 
     def current(self, inputs: Inputs) -> Tensor:
         """Return the input (..., *shape) as a current (..., N)."""
@@ -68,17 +88,21 @@ class Units(SpikingLayer):
 
 
 class Integrators(LI):
-    """Leaky integrators of any shape, whose input is their current: (T, B, *shape) to (T, B, *shape).
+    """Integrators of any shape, whose input is their current: (T, B, *shape) to (T, B, *shape).
+
+    With ``leaky=False`` nothing decays.
 
     >>> import torch
     >>> Integrators((4,))(torch.ones(2, 1, 4))[0][0]
     tensor([[1., 1., 1., 1.]], grad_fn=<SelectBackward0>)
     """
 
-    def __init__(self, shape: tuple[int, ...], **options: Any) -> None:
+    def __init__(self, shape: tuple[int, ...], *, leaky: bool = True, **options: Any) -> None:
         super().__init__(1, math.prod(shape), bias=False, **options)
-        self.shape = shape
+        self.shape, self.leaky = shape, leaky
         self.register_parameter("weight", None)
+        if not leaky:
+            _stop_leak(self)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """Return the potential at rest, zeros (B, *shape)."""
@@ -87,7 +111,8 @@ class Integrators(LI):
     @property
     def alpha(self) -> Tensor:
         """Decay per step, in the shape of the units."""
-        return super().alpha.reshape(self.shape)
+        alpha = super().alpha if self.leaky else torch.ones_like(self.alpha_raw)
+        return alpha.reshape(self.shape)
 
     def current(self, inputs: Inputs) -> Tensor:
         """Return the input."""
@@ -99,6 +124,25 @@ class Integrators(LI):
     def extra_repr(self) -> str:
         """Return the shape, for ``print(layer)``."""
         return f"{self.shape}"
+
+
+class UnitsAdapter(SpikingAdapter):
+    """Units: a spiking layer whose output has a shape of its own; its memory, (v,) or (v, a), is flat."""
+
+    def unroll(
+        self, module: SpikingLayer, inputs: Inputs, state: NeuronState | None = None
+    ) -> tuple[Any, list[Memory]]:
+        """Loop over the pure step."""
+        (z, final), memories = super().unroll(module, inputs, state)
+        return (z.reshape(*z.shape[:-1], *_shape_of(module)), final), memories
+
+
+def _shape_of(module: Any) -> tuple[int, ...]:
+    shape: tuple[int, ...] = module.shape
+    return shape
+
+
+register_adapter(Units, UnitsAdapter())
 
 
 class Layers(nn.Module):

@@ -18,7 +18,7 @@ from norse.torch.module.lif import LIF, LIFCell, LIFRecurrent, LIFRecurrentCell
 from norse.torch.module.lif_box import LIFBoxCell
 
 from lsc_snn.nir import compose
-from lsc_snn.nir.blocks import Block, Layer
+from lsc_snn.nir.export_layers import Block, Layer
 
 
 def block_of(module: Any, layer: Layer) -> Block:

@@ -16,7 +16,7 @@ import snntorch as snn
 from torch import nn
 
 from lsc_snn.nir import compose
-from lsc_snn.nir.blocks import Block, Layer
+from lsc_snn.nir.export_layers import Block, Layer
 
 _KNOWN = (snn.Leaky, snn.RLeaky, snn.Synaptic, snn.RSynaptic)
 _RESETS = ("subtract", "zero", "none")

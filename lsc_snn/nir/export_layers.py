@@ -78,13 +78,13 @@ def block_of(module: nn.Module, layer: Layer) -> Block:
         return Block(node, layer.weights(module.weight), _bias(module.bias))
     package = type(module).__module__.partition(".")[0]
     if package == "snntorch":
-        from lsc_snn.nir import from_snntorch
+        from lsc_snn.nir import export_snntorch
 
-        return from_snntorch.block_of(module, layer)
+        return export_snntorch.block_of(module, layer)
     if package == "norse":
-        from lsc_snn.nir import from_norse
+        from lsc_snn.nir import export_norse
 
-        return from_norse.block_of(module, layer)
+        return export_norse.block_of(module, layer)
     return Block(_map(module, layer))
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import nir
 
-from lsc_snn.nir.reading import is_composition
+from lsc_snn.nir.restore_neurons import is_composition
 
 MAPS = (nir.Affine, nir.Linear)
 Edges = list[tuple[str, str]]
