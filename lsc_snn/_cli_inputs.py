@@ -34,10 +34,11 @@ class NetworkFlags:
     threshold: float | None = None
     beta: float | None = None
     feed_forward: bool = False
+    reset: str | None = None
 
     def config(self, num_inputs: int, num_classes: int, **options: Any) -> NetworkConfig:
         """Return the configuration of the network for some data; ``options`` are further fields of NetworkConfig."""
-        given = {"tau": self.tau, "threshold": self.threshold, "beta": self.beta}
+        given = {"tau": self.tau, "threshold": self.threshold, "beta": self.beta, "reset": self.reset}
         layer: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.feed_forward:
             layer["recurrent"] = False

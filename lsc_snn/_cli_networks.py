@@ -31,6 +31,7 @@ from lsc_snn._cli_options import (
     Json,
     Layers,
     Pool,
+    Reset,
     Run,
     Seed,
     Tau,
@@ -59,6 +60,7 @@ def measure_command(
     threshold: Threshold = None,
     beta: Beta = None,
     feed_forward: FeedForward = False,
+    reset: Reset = None,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     method: Annotated[
@@ -84,7 +86,7 @@ def measure_command(
     """
     set_threads(threads)
     check_figure(figure)
-    flags = NetworkFlags(neuron, layers, units, tau, threshold, beta, feed_forward)
+    flags = NetworkFlags(neuron, layers, units, tau, threshold, beta, feed_forward, reset)
     with status("reading data"):
         dataset = load_splits(data, bin_ms, pool).train
         network = network_of(flags, run, dataset, seed)
@@ -131,6 +133,7 @@ def stabilize_command(
     threshold: Threshold = None,
     beta: Beta = None,
     feed_forward: FeedForward = False,
+    reset: Reset = None,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     out: Annotated[
@@ -164,7 +167,7 @@ def stabilize_command(
     wanted = target_of(target)
     if wanted is None:
         raise ValueError("--target: expected one, half, balanced or A:B, got none; use lsc-snn measure")
-    flags = NetworkFlags(neuron, layers, units, tau, threshold, beta, feed_forward)
+    flags = NetworkFlags(neuron, layers, units, tau, threshold, beta, feed_forward, reset)
     with status("reading data"):
         dataset = load_splits(data, bin_ms, pool).train
         network = network_of(flags, run, dataset, seed)

@@ -52,6 +52,15 @@ Beta = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+Reset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="soft|hard|none",
+        help="What a spike does to the potential: subtract the threshold, set it to zero, or nothing; spiking layers "
+        "only. [default: soft]",
+        rich_help_panel=DATA,
+    ),
+]
 FeedForward = Annotated[
     bool, typer.Option("--feed-forward", help="Layers without recurrent weights.", rich_help_panel=DATA)
 ]

@@ -26,6 +26,7 @@ from lsc_snn._cli_options import (
     FeedForward,
     Json,
     Pool,
+    Reset,
     Tau,
     Threads,
     Threshold,
@@ -98,6 +99,7 @@ def train(
     threshold: Threshold = None,
     beta: Beta = None,
     feed_forward: FeedForward = False,
+    reset: Reset = None,
     readout_tau: flags.ReadoutTau = None,
     depths: flags.Depths = "2,5",
     targets: flags.Targets = "none,one,half",
@@ -107,6 +109,7 @@ def train(
     patience: flags.Patience = 10,
     batch_size: flags.TrainBatchSize = 64,
     readout: flags.Readout = "mean",
+    keep: flags.Keep = "best",
     refit: flags.Refit = False,
     track_test: flags.TrackTest = False,
     optimizer: flags.Optimizer = "adamw",
@@ -157,7 +160,7 @@ def train(
     from lsc_snn.experiments.data import sizes_of
 
     set_threads(threads)
-    network = NetworkFlags(neuron, 1, units, tau, threshold, beta, feed_forward)
+    network = NetworkFlags(neuron, 1, units, tau, threshold, beta, feed_forward, reset)
     chosen = [arm_of(target) for target in targets.split(",")]
     layers, rates = numbers_of("--depths", depths, int), numbers_of("--learning-rates", learning_rates, float)
     if seeds < 1:
@@ -172,6 +175,7 @@ def train(
         patience=patience,
         batch_size=batch_size,
         readout=readout,
+        keep=keep,
         refit=refit,
         track_test=track_test,
         optimizer=optimizer,

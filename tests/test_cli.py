@@ -61,13 +61,18 @@ def test_measure_prints_the_radii_that_the_library_measures():
 
 
 def test_measure_shows_a_table_and_draws_a_figure(tmp_path):
-    result = run("measure", *SMALL, "--figure", "radii.png", "--feed-forward", "--threshold", "0.3")
+    result = run("measure", *SMALL, "--figure", "radii.png", "--feed-forward", "--threshold", "0.3", "--reset", "hard")
     assert result.exit_code == 0, result.output
     assert "layers.1" in result.stdout
     assert "decoder" in result.stdout
     assert "wrote radii.png" in result.stdout
     assert image.imread(io.BytesIO((tmp_path / "radii.png").read_bytes())).std() > 0.02
     assert [path.name for path in tmp_path.iterdir()] == ["radii.png"]
+
+
+def test_the_reset_is_that_of_the_network():
+    told = json.loads(run("measure", *SMALL, "--reset", "none", "--json").stdout)
+    assert told["network"]["layer"]["reset"] == "none"
 
 
 def test_measure_reads_a_folder_of_recordings(recordings):
@@ -133,6 +138,7 @@ def test_validation_is_stratified_where_they_are_not(recordings):
 
 
 BAD_FLAGS = {
+    "unknown reset": ("measure", *SMALL, "--reset", "subtract"),
     "unknown flag": ("measure", "--foo"),
     "unknown command": ("mesure",),
     "no number": ("measure", "--layers", "many"),

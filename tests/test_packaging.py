@@ -10,9 +10,9 @@ import sys
 
 # What torch and numpy themselves import, and the standard library; everything else an extra may bring is refused.
 REFUSED = {
-    "expelliarmus", "h5py", "hypothesis", "lightning", "lightning_fabric", "matplotlib", "nir", "nirtorch", "norse",
-    "pandas", "pytest", "ray", "rich", "safetensors", "scipy", "sinabs", "sklearn", "snntorch", "tonic", "torchvision",
-    "typer",
+    "aedat", "expelliarmus", "h5py", "hypothesis", "lightning", "lightning_fabric", "matplotlib", "nir", "nirtorch",
+    "norse", "onnx", "onnxruntime", "onnxscript", "pandas", "pytest", "ray", "rich", "safetensors", "scipy", "sinabs",
+    "sklearn", "snntorch", "tensorboard", "tonic", "torchvision", "typer", "yaml",
 }
 
 
