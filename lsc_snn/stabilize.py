@@ -26,8 +26,9 @@ from lsc_snn.trace import Call, handled_modules, trace
 PROCEDURES = ("fast", "gradient", "paper")
 RATE_BAND = (0.01, 0.5)
 """Default band of the mean firing rate, in spikes per unit and step: a layer outside is silent or saturated."""
-_NUM_TIMES, _COARSE_TIMES = 8, 4
-"""Time steps of each sample in a measurement: that of ``measure``, and of one on the way."""
+_NUM_TIMES, _WIDE = 8, 1024
+"""Time steps of each sample in a measurement, as in ``measure``; half as many on the way. Layers with more variables
+than ``_WIDE`` take fewer, by the square of their number: a product costs that, and a mean over many varies little."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,10 @@ def stabilize(
     # the knobs, which secant steps need.
     batch_of_sweep = itertools.chain([first], stream)
 
+    num_times = _NUM_TIMES
+
     def traced(coarse: bool = False) -> Grid:
-        times = _COARSE_TIMES if coarse else _NUM_TIMES
+        times = max(1, num_times // 2) if coarse else num_times
         return trace(model, next(batch_of_sweep), num_times=times, call=call, generator=_seeded(generator, seed))
 
     def measured(coarse: bool = False) -> RadiusReport:
@@ -143,6 +146,7 @@ def stabilize(
     kept = best_parameters = snapshot(model.parameters())
     try:
         grid = trace(model, first, num_times=1, call=call)
+        num_times = max(1, _NUM_TIMES * _WIDE**2 // max(_WIDE, _widest(grid)) ** 2)
         wanted = Target.parse(target, grid.num_steps, len(grid.layers))
         if isinstance(target, str) and not any(layer.memory for layer in grid.layers):
             wanted = Target.one()  # without time there is one path to every layer, and nothing to cancel
@@ -184,6 +188,13 @@ def stabilize(
         history=tuple(history),
         reasons=goal.reasons(after),
     )
+
+
+def _widest(grid: Grid) -> int:
+    """Return the largest number of variables that a layer carries, or gets."""
+    points = len(grid.points.times)
+    sizes = [[sum(tensor.numel() for tensor in layer.memory), layer.arrived.numel()] for layer in grid.layers]
+    return max(size // points for layer in sizes for size in layer)
 
 
 def _seeded(generator: torch.Generator | None, seed: int) -> torch.Generator | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -99,27 +100,38 @@ def replaced_forwards(handled: list[Handled], replacement: Replacement) -> Itera
         yield
 
 
+@dataclass
+class _Replaced:
+    """What stands in for a module's forward. No closure, which would hold itself, and with it all that was recorded."""
+
+    entry: Handled
+    replacement: Replacement
+    original: dict[str, Any]
+
+    def put(self) -> None:
+        self.entry.module.__dict__["forward"] = self
+
+    def restore(self) -> None:
+        self.entry.module.__dict__.pop("forward", None)
+        self.entry.module.__dict__.update(self.original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.restore()
+        try:
+            return self.replacement(self.entry, args, kwargs)
+        finally:
+            self.put()
+
+
 @contextlib.contextmanager
 def _replaced_forward(entry: Handled, replacement: Replacement) -> Iterator[None]:
     own = entry.module.__dict__
-    original = {key: own[key] for key in ("forward",) if key in own}
-
-    def restore() -> None:
-        own.pop("forward", None)
-        own.update(original)
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        restore()
-        try:
-            return replacement(entry, args, kwargs)
-        finally:
-            own["forward"] = forward
-
-    own["forward"] = forward
+    replaced = _Replaced(entry, replacement, {key: own[key] for key in ("forward",) if key in own})
+    replaced.put()
     try:
         yield
     finally:
-        restore()
+        replaced.restore()
 
 
 def trace(

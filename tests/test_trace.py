@@ -1,6 +1,8 @@
 """Recorded transitions against dense Jacobians of single steps, and of what a user's forward does in between."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -348,3 +350,17 @@ def test_the_order_of_axes_and_a_static_input_change_no_transition_and_no_profil
     once, expected = trace(Cells("static"), static, num_times=1), trace(Cells(), repeated, num_times=1)
     for layer, other in zip(expected.layers, once.layers, strict=True):
         torch.testing.assert_close(other.depth().to_dense(), layer.depth().to_dense())
+
+
+@pytest.mark.parametrize("make", [lambda: nn.GRU(5, 4), lambda: LIF(5, 4)])
+def test_what_was_recorded_is_freed_with_the_grid(make):
+    """Not only when the garbage collector next looks: at 5 x 256 units a grid holds hundreds of megabytes."""
+    gc.collect()
+    gc.disable()
+    try:
+        grid = trace(make(), torch.rand(6, 2, 5, generator=seeded()))
+        recorded = weakref.ref(grid.layers[0].arrived)
+        del grid
+        assert recorded() is None
+    finally:
+        gc.enable()
