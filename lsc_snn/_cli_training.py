@@ -68,6 +68,14 @@ Refit = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+Keep = Annotated[
+    str,
+    typer.Option(
+        metavar="best|last",
+        help="Epoch to test: the best on validation; or the last, where a schedule is to be run to its end.",
+        rich_help_panel=TRAINING,
+    ),
+]
 TrackTest = Annotated[
     bool,
     typer.Option(

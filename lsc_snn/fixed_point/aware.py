@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from lsc_snn import _parametrize
 from lsc_snn.fixed_point.formats import NumberFormat
-from lsc_snn.fixed_point.quantise import Scale
+from lsc_snn.fixed_point.quantise import Scale, check_scales
 from lsc_snn.network import Network
 
 
@@ -57,7 +57,7 @@ def rounded(network: Network, number_format: NumberFormat, scales: Sequence[Scal
     Gradients pass straight through to its parameters, so that whatever trains the network inside the block makes it
     aware of the rounding. ``scales`` are those of ``scales_of``, and stay fixed: pass them to ``quantise`` afterwards.
     The network leaves the block with its own, unrounded parameters under their own names. Thresholds, biases and
-    potentials, which have the more bits, are not rounded.
+    potentials, which have the more bits, are not rounded. Raises TypeError or ValueError as ``quantise`` does.
 
     >>> from lsc_snn import NetworkConfig
     >>> from lsc_snn.fixed_point import scales_of
@@ -69,6 +69,7 @@ def rounded(network: Network, number_format: NumberFormat, scales: Sequence[Scal
     >>> len(network.layers[0].weight.unique())
     12
     """
+    check_scales(network, scales)
     changed: list[tuple[nn.Module, str]] = []
     order = {module: [name for name, _ in module.named_parameters(recurse=False)] for module in _parts(network)}
     try:

@@ -120,12 +120,7 @@ def quantise(network: Network, number_format: NumberFormat, scales: Sequence[Sca
     >>> int(integers.layers[0].weight.abs().max()) <= 7
     True
     """
-    _check_spiking(network)
-    if len(scales) != len(network.layers) + 1:
-        raise ValueError(
-            f"scales: expected one for each of {len(network.layers)} layers and the readout, got {len(scales)}; "
-            "pass what scales_of returned"
-        )
+    check_scales(network, scales)
     with torch.no_grad():
         layers = [
             _spiking_integers(f"layers.{index}", _spiking(layer), scale, number_format)
@@ -179,6 +174,16 @@ def _check_spiking(network: Network) -> None:
         raise ValueError(
             f"network: expected layers of LIF, ALIF or LSNN, got {network.config.neuron}; "
             "fixed point has no rule for its states"
+        )
+
+
+def check_scales(network: Network, scales: Sequence[Scale]) -> None:
+    """Raise unless a network is one of spiking layers, and there is a scale for each of them and the readout."""
+    _check_spiking(network)
+    if len(scales) != len(network.layers) + 1:
+        raise ValueError(
+            f"scales: expected one for each of {len(network.layers)} layers and the readout, got {len(scales)}; "
+            "pass what scales_of returned"
         )
 
 

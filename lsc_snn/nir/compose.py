@@ -59,13 +59,20 @@ def spiking(kind: type[Any], **values: Values) -> Any:
     return node
 
 
-def hard(name: str, alpha: Values, threshold: Values, dt: float) -> Any:
-    """Return the node of v' = alpha v (1 - z) + I, z' = H(v' - threshold): a LIF, or an IF where nothing decays."""
+def hard(name: str, alpha: Values, threshold: Values, dt: float, synapse: Values | None = None) -> Any:
+    """Return the node of v' = alpha v (1 - z) + I, z' = H(v' - threshold): a LIF, or an IF where nothing decays.
+
+    With ``synapse`` the input passes a current that decays by it: a CubaLIF.
+    """
     zeros = np.zeros_like(alpha)
-    if bool((alpha == 1).all()):
+    if synapse is None and bool((alpha == 1).all()):
         return spiking(nir.IF, r=np.full_like(alpha, 1 / dt), v_threshold=threshold, v_reset=zeros)
-    tau = time_constant(name, alpha, dt)
-    return spiking(nir.LIF, tau=tau, r=tau / dt, v_leak=zeros, v_threshold=threshold, v_reset=zeros)
+    tau = time_constant(f"{name}: membrane decay", alpha, dt)
+    same = {"r": tau / dt, "v_leak": zeros, "v_threshold": threshold, "v_reset": zeros}
+    if synapse is None:
+        return spiking(nir.LIF, tau=tau, **same)
+    tau_syn = time_constant(f"{name}: synaptic decay", synapse, dt)
+    return spiking(nir.CubaLIF, tau_syn=tau_syn, tau_mem=tau, w_in=tau_syn / dt, **same)
 
 
 def recurrent(node: Any, weight: NDArray[Any]) -> Any:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from lsc_snn import _checks
 from lsc_snn.events import EventBatch, Inputs
 from lsc_snn.nir.export_layers import Layer, affine, block_of
-from lsc_snn.nir.interpret import interpret
 from lsc_snn.nir.export_resistance import unit_resistance
 from lsc_snn.nir.export_wiring import INPUT, Wiring, chain_of, wire, wire_chain
+from lsc_snn.nir.interpret import interpret
 from lsc_snn.trace import Call
 
 START, END = "input", "output"
@@ -38,8 +38,11 @@ def to_nir(
     ``v' = v + dt/tau (v_leak - v + r I) = alpha v + I``. A LIF node resets to zero: it is what ``reset="hard"`` exports
     to, in the four-node form if it is recurrent. Soft resets and adaptation have no node and become compositions
     (``lsc_snn.nir.compose``), which simulators that know LIF nodes alone cannot read. Dropout is left out, and
-    BatchNorm, with its running statistics, folded into the layer in front. A copy of the model is run once on
-    ``sample``, in float64, and the graph must give what it gave; if its forward insists on float32, but for 0.1 %.
+    BatchNorm, with its running statistics, folded into the layer in front. The graph's output is that of the last
+    layer at every step: what a forward makes of it then, a mean over time or a softmax, is not in the graph.
+
+    A copy of the model is run once on ``sample``, in float64, and the graph must give what it gave; if its forward
+    insists on float32, but for 0.1 %.
 
     Args:
         model: layers of this package, neurons of snnTorch or Norse, and Linear, Conv1d, Conv2d, AvgPool2d and Flatten.

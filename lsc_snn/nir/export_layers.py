@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lsc_snn.layers import LI, SpikingLayer
 from lsc_snn.nir import compose
 from lsc_snn.nir.compose import Values
+from lsc_snn.nir.synaptic import Synaptic
 from lsc_snn.ssm_layers import SSMBlock, StateSpaceLayer
 
 Shape = tuple[int, ...]
@@ -73,6 +74,8 @@ def block_of(module: nn.Module, layer: Layer) -> Block:
     """Return the block of a layer. Raises ValueError for one that NIR cannot express, with what to do instead."""
     if isinstance(module, SpikingLayer):
         return _spiking(module, layer)
+    if isinstance(module, Synaptic):
+        return _synaptic(module, layer)
     if isinstance(module, LI):
         node = compose.integrator(layer.name, layer.per_unit(module.alpha), layer.dt)
         return Block(node, layer.weights(module.weight), _bias(module.bias))
@@ -108,7 +111,7 @@ def _spiking(module: SpikingLayer, layer: Layer) -> Block:
     weight = layer.weights(module.recurrent_weight)
     if module.reset == "hard" or layer.approximate:
         mean = 0.0 if beta is None else layer.per_unit(beta) * layer.mean
-        node = compose.hard(f"{layer.name}: membrane decay", alpha, threshold + mean, layer.dt)
+        node = compose.hard(layer.name, alpha, threshold + mean, layer.dt)
         node = node if weight is None else compose.recurrent(node, weight)
     else:
         node = compose.composed(
@@ -122,6 +125,22 @@ def _spiking(module: SpikingLayer, layer: Layer) -> Block:
             beta=None if beta is None else layer.per_unit(beta),
         )
     return Block(node, layer.weights(module.weight), _bias(module.bias))
+
+
+def _synaptic(module: Synaptic, layer: Layer) -> Block:
+    neurons, weight = module.neurons, layer.weights(module.recurrent_weight)
+    if neurons.refractory or neurons.beta is not None or neurons.recurrent_raw is not None:
+        raise layer.refuse(
+            "membranes without a refractory period, an adaptation and a recurrence of their own",
+            str(neurons),
+            "no NIR node has these behind a synaptic current",
+        )
+    alpha, threshold, gamma = map(layer.per_unit, (neurons.alpha, neurons.threshold, module.gamma))
+    if neurons.reset == "hard" or layer.approximate:
+        node = compose.hard(layer.name, alpha, threshold, layer.dt, gamma)
+        return Block(node if weight is None else compose.recurrent(node, weight))
+    reset = threshold if neurons.reset == "soft" else None
+    return Block(compose.composed(layer.name, alpha, threshold, layer.dt, reset=reset, weight=weight, synapse=gamma))
 
 
 def _bias(bias: Tensor | None) -> Values | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import nir
 import numpy as np
 import snntorch as snn
 from torch import nn
@@ -46,7 +45,8 @@ def block_of(module: Any, layer: Layer) -> Block:
     if layer.potential and reset == "zero":
         raise layer.refuse("spikes, of a neuron with reset 'zero', to be read", "its potential", "use reset 'none'")
     if reset == "zero" or (layer.approximate and reset == "subtract" and not layer.potential):
-        return Block(_hard(layer, alpha, synapse, threshold, weight), bias=bias)
+        hard = compose.hard(layer.name, alpha, threshold, layer.dt, synapse)
+        return Block(hard if weight is None else compose.recurrent(hard, weight), bias=bias)
     subtracted = threshold if reset == "subtract" else None
     if layer.potential and subtracted is None and weight is None and synapse is None:
         return Block(compose.integrator(layer.name, alpha, layer.dt))
@@ -61,26 +61,6 @@ def widen(module: Any) -> None:
     if isinstance(module, snn.SpikingNeuron):
         narrow = module.spike_grad
         module.spike_grad = lambda potential: narrow(potential).to(potential.dtype)
-
-
-def _hard(layer: Layer, alpha: Any, synapse: Any, threshold: Any, weight: Any) -> Any:
-    """Return the node that resets to zero: a LIF or, with a synaptic current, a CubaLIF; alone or in a loop."""
-    if synapse is None:
-        node = compose.hard(f"{layer.name}: beta", alpha, threshold, layer.dt)
-    else:
-        tau_mem = compose.time_constant(f"{layer.name}: beta", alpha, layer.dt)
-        tau_syn = compose.time_constant(f"{layer.name}: alpha", synapse, layer.dt)
-        node = compose.spiking(
-            nir.CubaLIF,
-            tau_syn=tau_syn,
-            tau_mem=tau_mem,
-            r=tau_mem / layer.dt,
-            v_leak=np.zeros_like(alpha),
-            v_threshold=threshold,
-            w_in=tau_syn / layer.dt,
-            v_reset=np.zeros_like(alpha),
-        )
-    return node if weight is None else compose.recurrent(node, weight)
 
 
 def _recurrence(module: Any, layer: Layer) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ class Neurons(NamedTuple):
     """What a neuron node or a composition says: the values of v' = alpha v + gain (I + W z) - reset z, and so on.
 
     ``synapse`` and ``synapse_gain`` are those of a current in front; ``reset`` is "hard", None, or what is subtracted.
+    ``v_reset`` is where a hard reset goes to, above the rest.
     """
 
     alpha: Values
@@ -30,13 +31,17 @@ class Neurons(NamedTuple):
     synapse_gain: Values | None = None
     rho: Values | None = None
     beta: Values | None = None
+    v_reset: Values | None = None
 
 
 def of_node(name: str, node: Any, recurrence: Any, shape: Shape, dt: float, reset: str | None) -> Neurons:
-    """Return what a LIF or CubaLIF says; ``reset`` is what it does if it does not say so itself."""
+    """Return what an IF, LIF or CubaLIF says; ``reset`` is what it does if it does not say so itself."""
     cuba = isinstance(node, nir.CubaLIF)
-    alpha, gain = decay(name, node.tau_mem if cuba else node.tau, node.r, shape, dt)
-    leak = _full(node.v_leak, shape)
+    if isinstance(node, nir.IF):
+        alpha, gain, leak = np.ones(shape), _gain(dt * _full(node.r, shape)), np.zeros(shape)
+    else:
+        alpha, gain = decay(name, node.tau_mem if cuba else node.tau, node.r, shape, dt)
+        leak = _full(node.v_leak, shape)
     threshold = _full(node.v_threshold, shape) - leak
     subtracted: Any = "hard"
     v_reset = getattr(node, "v_reset", None)
@@ -48,12 +53,15 @@ def of_node(name: str, node: Any, recurrence: Any, shape: Shape, dt: float, rese
     if v_reset is None and reset == "soft":
         subtracted = alpha * _full(node.v_threshold, shape)  # it has decayed once when the next step begins
     else:
-        check_zero(name, "v_reset - v_leak", (np.zeros(shape) if v_reset is None else _full(v_reset, shape)) - leak)
+        v_reset = (np.zeros(shape) if v_reset is None else _full(v_reset, shape)) - leak
     synapse = synapse_gain = None
     if cuba:
         synapse, synapse_gain = decay(name, node.tau_syn, node.w_in, shape, dt)
     weight, bias = (None, None) if recurrence is None else matrix(recurrence)
-    return Neurons(alpha, gain, threshold, subtracted, weight, bias, synapse, synapse_gain)
+    return Neurons(
+        alpha, gain, threshold, subtracted, weight, bias, synapse, synapse_gain,
+        v_reset=v_reset if v_reset is not None and bool((np.abs(v_reset) > 1e-9).any()) else None,
+    )  # fmt: skip
 
 
 def is_composition(node: Any) -> bool:
@@ -77,21 +85,20 @@ def _alike(node: Any, other: Any) -> bool:
 def of_composition(name: str, graph: Any, recurrence: Any, shape: Shape, dt: float) -> Neurons:
     """Return what a composition of ours says. Raises ValueError unless composing it again gives the same graph."""
     nodes = graph.nodes
-    wrong = [key for key in ("v", "synapse") if key in nodes and not isinstance(nodes[key], nir.LI)]
+    wrong = [key for key in ("v", "synapse") if key in nodes and not isinstance(nodes[key], nir.LI | nir.I)]
     if wrong:
         raise ValueError(
-            f"node {name!r}: expected an LI as {wrong[0]!r}, got {type(nodes[wrong[0]]).__name__}; "
-            "every layer of ours decays"
+            f"node {name!r}: expected an LI or I as {wrong[0]!r}, got {type(nodes[wrong[0]]).__name__}; "
+            "no layer does what it does"
         )
-    alpha, gain = decay(name, nodes["v"].tau, nodes["v"].r, shape, dt)
-    check_zero(name, "v_leak", nodes["v"].v_leak)
+    alpha, gain = integration(name, nodes["v"], shape, dt)
     reset = -np.asarray(nodes["reset"].scale) if "reset" in nodes else None
     weight = np.asarray(nodes["w_rec"].weight, dtype=np.float64) if "w_rec" in nodes else None
     rho = beta = synapse = synapse_gain = None
     if "a" in nodes and "adapt" in nodes:
         rho, beta = 1 - dt / np.asarray(nodes["a"].tau), -np.asarray(nodes["adapt"].scale)
     if "synapse" in nodes:
-        synapse, synapse_gain = decay(name, nodes["synapse"].tau, nodes["synapse"].r, shape, dt)
+        synapse, synapse_gain = integration(name, nodes["synapse"], shape, dt)
     threshold = _full(nodes["spike"].threshold, shape)
     again = compose.composed(
         name, alpha, threshold, dt, reset=reset, weight=weight, synapse=synapse, rho=rho, beta=beta
@@ -125,9 +132,20 @@ def decay(name: str, tau: Any, r: Any, shape: Shape, dt: float) -> tuple[Values,
             f"dt: expected at most the time constant of node {name!r}, {(dt / rate).min():g}, got {dt:g}; use a "
             "smaller dt (Norse writes time constants too small by its dt: write with norse.torch.to_nir(..., dt=1))"
         )
-    gain = rate * _full(r, shape)
-    # A factor of 1 up to the rounding of files in float32 is 1: it came from r = tau / dt.
-    return 1 - rate, np.where(np.abs(gain - 1) < 1e-6, 1.0, gain)
+    return 1 - rate, _gain(rate * _full(r, shape))
+
+
+def integration(name: str, node: Any, shape: Shape, dt: float) -> tuple[Values, Values]:
+    """Return the decay in a step, 1 for an I, and the factor of the input, of an I or LI that rests at 0."""
+    if isinstance(node, nir.I):
+        return np.ones(shape), _gain(dt * _full(node.r, shape))
+    check_zero(name, "v_leak", node.v_leak)
+    return decay(name, node.tau, node.r, shape, dt)
+
+
+def _gain(gain: Values) -> Values:
+    """Return the factor of an input. 1 up to the rounding of files in float32 is 1: it came from r = tau / dt."""
+    return np.where(np.abs(gain - 1) < 1e-6, 1.0, gain)
 
 
 def check_zero(name: str, what: str, values: Any) -> None:

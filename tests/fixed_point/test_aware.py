@@ -80,3 +80,11 @@ def test_a_linear_readout_is_rounded_too():
     network = make("LIF", readout_tau=None)
     with rounded(network, FORMAT, scales_of(network, INPUTS, FORMAT)):
         assert len(network.readout.weight.detach().unique()) <= 15
+
+
+def test_scales_of_another_network_are_refused():
+    network = make()
+    scales = scales_of(network, INPUTS, FORMAT)
+    message = "scales: expected one for each of 2 layers and the readout, got 2"
+    with pytest.raises(ValueError, match=message), rounded(network, FORMAT, scales[:2]):
+        pass

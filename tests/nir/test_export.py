@@ -83,6 +83,24 @@ def test_every_spike_on_recorded_speech(neuron, reset):
     assert all(0.005 < train.mean() < 0.6 for train in expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("neuron", "reset"), [("LIF", "hard"), ("LIF", "soft"), ("ALIF", "soft")])
+def test_every_spike_of_a_stabilised_network_on_recorded_speech(neuron, reset):
+    folder = data_dir("spoken_digits")
+    batch = read_shd(folder / "train.h5", bin_ms=8).batch(list(range(0, 1000, 32)))[0]
+    config = lsc.NetworkConfig(700, 10, num_layers=2, num_units=128, neuron=neuron, layer={"reset": reset})
+    model = lsc.Network(config, seed=1).eval()
+    lsc.stabilize(model, batch, target="half", generator=torch.Generator().manual_seed(0))
+    sample = read_shd(folder / "test.h5", bin_ms=8).batch(list(range(0, 400, 8)))[0].to_dense()
+    assert sample.shape[1:] == (50, 700)
+    graph = to_nir(model, dt=DT, sample=sample[:, :8])  # in float32, as users have it
+    network = model.double()
+    expected = assert_same(network, to_nir(network, dt=DT, sample=sample[:, :8]), sample)
+    assert all(0.005 < train.mean() < 0.6 for train in expected)
+    # The file of the float32 network holds its very weights: the same spikes.
+    assert_same(network, graph, sample)
+
+
 def test_the_time_step_sets_the_unit_and_nothing_else():
     model, sample = network(reset="hard"), spikes(0, 30, 2, 12)
     for dt in (1e-4, 1.0):

@@ -14,7 +14,8 @@ from torch import nn
 
 import lsc_snn as lsc
 from lsc_snn.nir import from_nir, interpret, read_graph, to_nir, write_graph
-from lsc_snn.nir.units import Integrators, Layers, Units
+from lsc_snn.nir.restore import Layers
+from lsc_snn.nir.units import Integrators, Units
 
 DT = 1e-3
 
@@ -198,7 +199,7 @@ def test_a_graph_as_snntorch_writes_it():
     graph, sample = as_snntorch_writes(), spikes(5, 40, 3, 5)
     restored = from_nir(graph, dt=1e-4, dtype=torch.float64)
     assert [(name, type(layer).__name__) for name, layer in restored.layers.items()] == [
-        ("1", "LIF"), ("3_synapse", "LI"), ("3", "Units")
+        ("1", "LIF"), ("2", "Linear"), ("3", "Synaptic")
     ]  # fmt: skip
     np.testing.assert_array_equal(restored.layers["1"].weight.detach().numpy(), graph.nodes["0"].weight)
     np.testing.assert_allclose(restored.layers["1"].alpha.detach().numpy(), np.linspace(0.6, 0.9, 4))
@@ -269,8 +270,8 @@ def test_graphs_that_norse_wrote(kind, batch):
 
 def chain(*nodes, size=3, last=None):
     names = [f"n{index}" for index in range(len(nodes))]
-    ends = {"input": nir.Input(input_type={"input": np.array([size])}), "output": nir.Output(
-        output_type={"output": np.array([last or size])})}  # fmt: skip
+    ends = {"input": nir.Input(input_type={"input": np.atleast_1d(size)}), "output": nir.Output(
+        output_type={"output": np.atleast_1d(last or size)})}  # fmt: skip
     path = ["input", *names, "output"]
     graph = nir.NIRGraph(nodes=ends | dict(zip(names, nodes, strict=True)), edges=list(pairwise(path)))
     return graph
@@ -336,18 +337,49 @@ def vars_of(node):
     return {name: getattr(node, name) for name in ("tau", "r", "v_leak", "v_threshold")}
 
 
+def in_a_loop(node, weight=WEIGHT):
+    """Return input -> node -> output, and back through a matrix."""
+    graph = chain(node)
+    graph.nodes["w"] = nir.Linear(weight)
+    graph.edges += [("n0", "w"), ("w", "n0")]
+    return graph
+
+
+def changed_reset(node, v_reset):
+    node.v_reset = np.full_like(node.v_threshold, v_reset)
+    return node
+
+
 ONES = np.ones(3)
 UNSUPPORTED = {
-    "Delay": (chain(nir.Delay(ONES * DT)), r"node 'n0': expected LIF, .*, got Delay; no layer"),
+    "Delay": (chain(nir.Delay(ONES * DT)), r"node 'n0': expected IF, .*, got Delay; no layer"),
     "Scale": (chain(nir.Scale(ONES)), r"node 'n0': .*got Scale"),
     "Threshold": (chain(nir.Threshold(ONES)), r"node 'n0': .*got Threshold"),
-    "I": (chain(nir.I(ONES)), r"node 'n0': .*got I;"),
-    "IF": (chain(with_reset(nir.IF, r=ONES, v_threshold=ONES)), r"node 'n0': .*got IF;"),
     "leak of LI": (chain(nir.LI(ONES, ONES, ONES)), r"node 'n0': expected v_leak of 0, got 1"),
     "a loop of two": (looped(), r"graph: expected no loop but that of a neuron.*n0"),
-    "a recurrent CubaLIF": (
-        to_nir(snn.RSynaptic(alpha=0.5, beta=0.8, linear_features=3), dt=DT, sample=spikes(0, 9, 2, 3, rate=0.9)),
-        r"node 'layer': expected no recurrence through a synaptic current",
+    "a recurrent LI": (in_a_loop(nir.LI(ONES, ONES, 0 * ONES)), r"node 'n0': expected a recurrence of spiking neurons"),
+    "a recurrence of channels": (
+        nir.NIRGraph(
+            nodes={
+                "input": nir.Input(input_type={"input": np.array([2, 3])}),
+                "n": changed_reset(nir.LIF(*(np.full((2, 3), value) for value in (1.0, 1.0, 0.0, 1.0))), 0.0),
+                "w": nir.Linear(WEIGHT),
+                "output": nir.Output(output_type={"output": np.array([2, 3])}),
+            },
+            edges=[("input", "n"), ("n", "w"), ("w", "n"), ("n", "output")],
+        ),
+        r"node 'n': expected a vector of recurrent neurons, got shape \(2, 3\)",
+    ),
+    "an input that does not count": (
+        chain(with_reset(nir.IF, r=-ONES, v_threshold=ONES)), r"node 'n0': expected an input that counts, r > 0, got"
+    ),
+    "a reset to no rest behind a convolution": (
+        chain(
+            nir.Conv1d(3, np.ones((1, 1, 1)), 1, 0, 1, 1, np.zeros(1)),
+            changed_reset(nir.LIF(*(np.full((1, 3), value) for value in (1.0, 1.0, 0.0, 1.0))), 0.5),
+            size=(1, 3),
+        ),
+        r"node 'n1': expected a reset to rest, or the threshold to be subtracted",
     ),
     "another digit": (
         changed(digit_3=nir.Threshold(ONES)), r"node 'layer': expected a composition as lsc_snn\.to_nir writes it"
@@ -372,3 +404,5 @@ def test_bad_arguments():
         from_nir(graph, dt=-1)
     with pytest.raises(ValueError, match="reset: expected one of 'hard', 'soft', got 'zero'"):
         from_nir(graph, dt=DT, reset="zero")
+    with pytest.raises(TypeError, match=r"dtype: expected a floating-point torch.dtype, got torch.int32"):
+        from_nir(graph, dt=DT, dtype=torch.int32)
