@@ -241,9 +241,8 @@ def _read_key(path: Path, file: Any, key: str) -> Any:
     kinds, numbers = ("f", "floats") if key == "spikes/times" else ("iu", "integers")
     if node.ndim != 1 or not isinstance(dtype, np.dtype) or dtype.kind not in kinds:
         expected = f"a list of {numbers} for each sample" if ragged else f"one of {numbers} for each sample"
-        raise ValueError(
-            f"{path}: {key}: expected {expected}, got {node.dtype} of shape {node.shape}; is this an SHD file?"
-        )
+        got = node.dtype if dtype is None or not ragged else f"lists of {dtype}"
+        raise ValueError(f"{path}: {key}: expected {expected}, got {got} of shape {node.shape}; is this an SHD file?")
     values = node[:]
     return [sample.astype(dtype, copy=False) for sample in values] if ragged else values
 

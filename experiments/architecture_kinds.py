@@ -211,7 +211,13 @@ def snntorch_kinds() -> dict[str, Build]:
     }
     kinds = {f"snntorch.{name}": _behind_linear(make, inside) for name, make in makes.items()}
     kinds["snntorch.Leaky, convolutional"] = _behind_convolution(makes["Leaky"], inside)
-    kinds["snntorch.SLSTM"] = _loop(lambda a, units: snn.SLSTM(a, units, **threshold), inside)
+
+    def lstm(size: Size) -> nn.Module:
+        # The two spiking LSTMs of snnTorch 1.0 clear their state at every step where input and state differ in shape.
+        fronts = [nn.Linear(size.inputs, size.units), *(nn.Identity() for _ in range(size.layers - 1))]
+        return InLoop(fronts, [snn.SLSTM(size.units, size.units, **threshold) for _ in fronts], inside)
+
+    kinds["snntorch.SLSTM"] = lstm
     kinds["snntorch.StateLeaky"] = _sequences_behind_linear(
         lambda units: snn.StateLeaky(beta=0.9, channels=units, learn_beta=True, learn_threshold=True)
     )
@@ -219,8 +225,9 @@ def snntorch_kinds() -> dict[str, Build]:
     kinds["snntorch.LeakyParallel"] = _stack(lambda a, units: snn.LeakyParallel(a, units, **parallel))
 
     def conv_lstm(size: Size) -> nn.Module:
-        cells = [snn.SConv2dLSTM(a, size.channels, 3, **threshold) for a in _planes(size)]
-        return InLoop([Pixels(), *(nn.Identity() for _ in cells[1:])], cells, inside)
+        first = nn.Sequential(Pixels(), nn.Conv2d(1, size.channels, 3, padding=1))
+        fronts = [first, *(nn.Identity() for _ in range(size.conv_layers - 1))]
+        return InLoop(fronts, [snn.SConv2dLSTM(size.channels, size.channels, 3, **threshold) for _ in fronts], inside)
 
     return kinds | {"snntorch.SConv2dLSTM": conv_lstm}
 

@@ -18,6 +18,9 @@ from lsc_snn.experiments.records import EpochMetrics, RunResult
 from lsc_snn.experiments.table import Cell, Run, summarize, to_markdown
 from lsc_snn.experiments.train import train
 
+CLAIM = "grid.json"
+"""What a folder of a sweep holds, and one of a comparison does not."""
+
 
 @dataclass(frozen=True)
 class CompareEvent:
@@ -126,7 +129,7 @@ def compare(
                 config = configured(depth, arm, rate, seeds[0])
                 index = len(runs) + len(tuning) + 1
                 tuning.append(run(config, index))
-            best = min(range(len(tuning)), key=lambda i: _rank(tuning[i]))
+            best = best_of(tuning)
             runs += [Run.of(result, place_of(result.config), chosen=i == best) for i, result in enumerate(tuning)]
             for seed in seeds[1:]:
                 config = configured(depth, arm, learning_rates[best], seed)
@@ -145,6 +148,21 @@ def place_of(config: TrainConfig) -> str:
     'depth-2/half/rate-0.001/seed-0'
     """
     return f"depth-{config.network.num_layers}/{arm_label(config)}/rate-{config.learning_rate}/seed-{config.seed}"
+
+
+def best_of(tuning: Sequence[RunResult]) -> int:
+    """Return which learning rate wins: best validation accuracy, then lower loss, then the earlier in the list."""
+    return min(range(len(tuning)), key=lambda i: (-tuning[i].validation.accuracy, tuning[i].validation.loss))
+
+
+def check_held(folder: Path, configs: Mapping[str, TrainConfig]) -> None:
+    """Raise ValueError where a folder holds another run than the one wanted in that place of it."""
+    for place, config in configs.items():
+        file = folder / place / "config.json"
+        if file.exists():
+            difference = describe_difference(read_config(file).to_dict(), config.to_dict())
+            if difference:
+                raise ValueError(f"{file}: expected the run that it holds, {difference}; choose another folder")
 
 
 def _run(
@@ -169,22 +187,15 @@ def _run(
     return result
 
 
-def _rank(result: RunResult) -> tuple[float, float]:
-    return -result.validation.accuracy, result.validation.loss
-
-
 def _claim(folder: Path, configs: Mapping[str, TrainConfig], resume: bool) -> None:
     """Raise ValueError unless the runs that the folder holds are those of this comparison, and it can be written."""
     if (folder / "config.json").exists():
         raise ValueError(f"{folder}: expected a folder for a comparison, got one of a single run; choose another")
+    if (folder / CLAIM).exists():
+        raise ValueError(f"{folder}: expected a folder for a comparison, got one of a sweep; choose another")
     if not resume and ((folder / "comparison.json").exists() or next(folder.glob("depth-*"), None)):
         raise ValueError(f"{folder}: expected a folder without runs, got some; resume them or choose another")
-    for place, config in configs.items():
-        file = folder / place / "config.json"
-        if file.exists():
-            difference = describe_difference(read_config(file).to_dict(), config.to_dict())
-            if difference:
-                raise ValueError(f"{file}: expected the run that it holds, {difference}; choose another folder")
+    check_held(folder, configs)
     make_folder(folder)
 
 

@@ -23,7 +23,8 @@ INITIALISATIONS = ("orthogonal", "glorot", "he", "lsuv", "fluctuation")
 OPTIMIZERS = ("adamw", "adabelief")
 SCHEDULES = ("none", "cosine", "plateau")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-_CHOICES = {"readout": READOUTS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
+KEEPS = ("best", "last")
+_CHOICES = {"keep": KEEPS, "readout": READOUTS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
 _COUNTS = ("seed", "epochs", "batch_size", "patience", "stabilize_batch", "plateau_epochs", "bptt_steps")
 _MAY_BE_NONE = ("bptt_steps", "gradient_clip")
 TargetOption = str | tuple[float, float] | None
@@ -96,6 +97,9 @@ class TrainConfig:
     track_test: bool = False
     """Whether the test samples are also evaluated after every epoch. The highest accuracy is recorded as
     ``best_on_test``, for comparison with publications that choose the epoch so; nothing here is chosen by it."""
+    keep: str = "best"
+    """The epoch that is tested: the "best" on validation, or the "last", where the schedule is to be run to its end and
+    validation chooses settings only; then ``patience`` has no effect."""
 
     def __post_init__(self) -> None:
         """Check every value, and write it as a plain Python number where it is one."""

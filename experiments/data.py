@@ -119,7 +119,7 @@ def shares(order: npt.NDArray[np.int64], batch_size: int, rank: int = 0, world_s
 def joined(first: Part, second: Part) -> Part:
     """Return two parts as one: samples of the same units and classes, with speakers where both name them, or text.
 
-    Raises TypeError for samples and text.
+    Raises TypeError for samples and text, ValueError for samples whose counts are scaled differently.
 
     >>> sizes = {"num_steps": 2, "num_units": 1, "num_classes": 2}
     >>> parts = [EventDataset([step], [0], [0, 1], [step], [2], **sizes) for step in (0, 1)]
@@ -131,6 +131,10 @@ def joined(first: Part, second: Part) -> Part:
         return TokenStream(np.concatenate([first.tokens, second.tokens]), max(first.num_symbols, second.num_symbols))
     if isinstance(first, TokenStream) or isinstance(second, TokenStream):
         raise TypeError("joined: expected two event datasets or two texts, got one of each; pass parts of one kind")
+    if first.scale != second.scale:
+        raise ValueError(
+            f"joined: expected parts of one scale, got {first.scale} and {second.scale}; pass parts of one set"
+        )
     parts = (first, second)
 
     def both(name: str) -> npt.NDArray[Any]:
@@ -150,6 +154,7 @@ def joined(first: Part, second: Part) -> Part:
         num_classes=max(first.num_classes, second.num_classes),
         counts=counts,
         speakers=None if first.speakers is None or second.speakers is None else both("speakers"),
+        scale=first.scale,
     )
 
 

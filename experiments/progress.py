@@ -37,12 +37,17 @@ class Progress:
         evaluations = {name: evaluation_from(data[name]) for name in ("initial", "validation")}
         return cls(**{**values, **evaluations, "history": rows_from(data["history"])})
 
-    def after(self, row: EpochMetrics, got: Evaluation, seconds: float, on_test: float | None = None) -> Progress:
-        """Return the progress after one more epoch, with its result on validation and, if it is tracked, on test."""
+    def after(
+        self, row: EpochMetrics, got: Evaluation, seconds: float, on_test: float | None = None, keep: str = "best"
+    ) -> Progress:
+        """Return the progress after one more epoch, with its result on validation and, if it is tracked, on test.
+
+        ``keep`` is the configuration's: the last epoch counts as the best where that is the one to test.
+        """
         progress = replace(self, epoch=row.epoch, seconds=self.seconds + seconds, history=(*self.history, row))
         if on_test is not None:
             progress = replace(progress, best_on_test=max(on_test, self.best_on_test or 0.0))
-        if better((got.accuracy, got.loss), (self.validation.accuracy, self.validation.loss)):
+        if keep == "last" or better((got.accuracy, got.loss), (self.validation.accuracy, self.validation.loss)):
             return replace(progress, best_epoch=row.epoch, validation=got)
         return progress
 

@@ -89,7 +89,8 @@ class RunResult:
     epochs: int
     """Complete epochs."""
     best_epoch: int
-    """The epoch with the best validation accuracy, ties broken by the lower loss; 0 is the network before training."""
+    """The epoch that was kept: of the best validation accuracy, ties broken by the lower loss, 0 being the network
+    before training; or the last, if the configuration says so."""
     validation: Evaluation
     """The validation samples at the best epoch."""
     test: Evaluation

@@ -10,15 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lsc_snn.experiments.compare import place_of
-from lsc_snn.experiments.config import TargetOption, TrainConfig, arm_of, read_config, target_label
+from lsc_snn.experiments.compare import CLAIM, check_held, place_of
+from lsc_snn.experiments.config import TargetOption, TrainConfig, arm_of, target_label
 from lsc_snn.experiments.data import describe_difference
 from lsc_snn.experiments.files import read_json
 from lsc_snn.experiments.records import RunResult, read_result
 from lsc_snn.network import NetworkConfig
 
 FORMAT = "lsc_snn sweep 1"
-CLAIM = "grid.json"
 _AXES = ("targets", "depths", "seeds", "learning_rates")
 
 
@@ -146,11 +145,6 @@ def expand(sweep: Sweep, sizes: Mapping[str, tuple[int, int]]) -> tuple[Cell, ..
     )
 
 
-def best_of(tuning: Sequence[RunResult]) -> int:
-    """Return which learning rate wins: best validation accuracy, then lower loss, then the earlier in the list."""
-    return min(range(len(tuning)), key=lambda i: (-tuning[i].validation.accuracy, tuning[i].validation.loss))
-
-
 def result_at(folder: Path, job: Job) -> RunResult | None:
     """Return the result of a run that is done, None for one that is not; ValueError for a file that is no result."""
     place = folder / job.place
@@ -170,12 +164,9 @@ def check_claim(folder: Path, sweep: Sweep, data: Mapping[str, Any], cells: Sequ
         difference = _difference(read_json(folder / CLAIM), wanted)
         if difference:
             raise ValueError(f"{folder}: expected the grid that it holds, {difference}; choose another folder")
-    for job in (job for cell in cells for job in (*cell.tuning, *itertools.chain(*cell.others))):
-        file = folder / job.place / "config.json"
-        if file.exists():
-            difference = describe_difference(read_config(file).to_dict(), job.config.to_dict())
-            if difference:
-                raise ValueError(f"{file}: expected the run that it holds, {difference}; choose another folder")
+    jobs = [job for cell in cells for job in (*cell.tuning, *itertools.chain(*cell.others))]
+    check_held(folder, {job.place: job.config for job in jobs})
+    for job in jobs:
         result_at(folder, job)
     return wanted
 

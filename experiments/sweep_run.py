@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lsc_snn.experiments.batches import check_sequences
+from lsc_snn.experiments.compare import CLAIM, best_of
 from lsc_snn.experiments.data import check_splits, identity, sizes_of
 from lsc_snn.experiments.files import make_folder, write_json
 from lsc_snn.experiments.records import RunResult
-from lsc_snn.experiments.sweep import CLAIM, Cell, Job, Sweep, best_of, check_claim, expand, result_at
-from lsc_snn.experiments.sweep_workers import Event, Pool, load_parts
+from lsc_snn.experiments.sweep import Cell, Job, Sweep, check_claim, expand, result_at
+from lsc_snn.experiments.sweep_workers import Event, Pool, load_counted
 from lsc_snn.experiments.table import Run
+from lsc_snn.network import Network
 
 try:
     import fcntl
@@ -44,6 +46,8 @@ class SweepResult:
     """Runs in all."""
     disk_full: str = ""
     """What said that the disk is full, for which the sweep stopped; "" if it is not."""
+    dropped: tuple[tuple[str, int], ...] = ()
+    """Label and number of spikes of each data set of which some were cropped away."""
 
 
 OnEvent = Callable[[Event, int, int], None]
@@ -71,18 +75,32 @@ def run_sweep(
     another process works in, or that cannot be written, and for broken files in it; and what readers of data raise.
     """
     folder = Path(folder)
-    splits = {source.label: load_parts(source, root) for source in sweep.data}
+    counted = {source.label: load_counted(source, root) for source in sweep.data}
+    splits = {label: parts for label, (parts, _) in counted.items()}
+    dropped = tuple((label, number) for label, (_, number) in counted.items() if number)
     cells = expand(sweep, {label: sizes_of(parts.train) for label, parts in splits.items()})
     for job in (job for cell in cells for job in cell.tuning):
         check_splits(splits[job.source.label], job.config.network)
         check_sequences(splits[job.source.label], job.config)
+    _check_layers(cells)
     identities = {label: identity(parts) for label, parts in splits.items()}
-    del splits
+    del counted, splits
     wanted = check_claim(folder, sweep, identities, cells)
     make_folder(folder)
     with _alone(folder):
         write_json(folder / CLAIM, wanted)
-        return _run(folder, cells, make_pool, sweep.num_runs, on_event)
+        return replace(_run(folder, cells, make_pool, sweep.num_runs, on_event), dropped=dropped)
+
+
+def _check_layers(cells: Sequence[Cell]) -> None:
+    """Raise TypeError or ValueError, naming the network, for options that its layers do not take."""
+    jobs = (job for cell in cells for job in cell.tuning)
+    networks = {(job.network, job.config.network.num_inputs): job.config.network for job in jobs}
+    for (label, _), config in networks.items():
+        try:
+            Network(replace(config, num_layers=1))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"network {label}: {error}") from None
 
 
 def _run(

@@ -90,6 +90,7 @@ def markdown(result: SweepResult) -> str:
     lines = ["# Sweep", "", f"{done}; those that only tuned a learning rate do not."]
     if result.disk_full:
         lines += ["", f"Stopped, because the disk is full: {result.disk_full}."]
+    lines += [line for label, number in result.dropped for line in ("", f"Cropped away from {label}: {number} spikes.")]
     if result.failures:
         lines += ["", "Failed, and left out:", "", *(f"- `{place}`: {reason}" for place, reason in result.failures)]
     for (data, network), runs in grouped(result.rows).items():

@@ -57,13 +57,18 @@ class Pool(AbstractContextManager["Pool"], Protocol):
 
 def load_parts(source: DataSource, root: Path | None) -> Splits:
     """Return the parts of a data set; ``root`` is the folder of named ones. Raises what their readers raise."""
+    return load_counted(source, root)[0]
+
+
+def load_counted(source: DataSource, root: Path | None) -> tuple[Splits, int]:
+    """Do as ``load_parts``, and also return how many spikes were cropped away."""
     options = dict(source.options)
     if source.folder is not None:
         validation = options.pop("validation", None)
         training, test = datasets.load_folder(source.folder, **options)
-        return Splits(*datasets.hold_out(training, validation), test)
+        return Splits(*datasets.hold_out(training, validation), test), training.num_dropped + test.num_dropped
     parts = datasets.load(source.name, root, **options)
-    return Splits(parts.train, parts.validation, parts.test)
+    return Splits(parts.train, parts.validation, parts.test), getattr(parts, "num_dropped", 0)  # text has none
 
 
 def pack(job: Job, folder: Path, root: Path | None) -> str:

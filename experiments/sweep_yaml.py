@@ -128,13 +128,18 @@ def _source(where: str, value: Any) -> DataSource:
     if (name is None) == (folder is None):
         raise ValueError(f"{where}: expected a name or a folder, got {value!r}; name one of them")
     if folder is None:
-        known = ["validation", "verify", *options(_text(f"{where} name", name))]
+        known = {"validation": None, "verify": True, **options(_text(f"{where} name", name))}
     else:
         if not Path(_text(f"{where} folder", folder)).is_dir():
             raise ValueError(f"{where}: expected a folder or one of {', '.join(names())}, got {folder!r}; check it")
         keyword = inspect.signature(read_shd).parameters.values()
-        known = ["validation", *(p.name for p in keyword if p.kind is p.KEYWORD_ONLY)]
+        known = {"validation": None, **{p.name: p.default for p in keyword if p.kind is p.KEYWORD_ONLY}}
     _check_keys(where, given, {"name", "folder", "label", *known})
+    for key, option in given.items():
+        # Any text is true to Python: crop: "no" would crop.
+        if isinstance(known[key], bool) != isinstance(option, bool):
+            expected = "true or false" if isinstance(known[key], bool) else "no truth value"
+            raise TypeError(f"{where} {key}: expected {expected}, got {_kind(option)}")
     return DataSource(_label(where, label, name or Path(folder).resolve().name), name, folder, given)
 
 
@@ -201,6 +206,8 @@ def _mapping(where: str, value: Any) -> dict[Any, Any]:
 def _text(where: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{where}: expected a name, got {_kind(value)}; write a word")
+    if not value.strip():
+        raise ValueError(f"{where}: expected a name, got an empty one; write a word")
     return value
 
 

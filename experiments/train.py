@@ -62,10 +62,10 @@ def train(
     The network is built from the seed, stabilised or initialised on one training batch if the configuration says so,
     and trained on the cross-entropy of its readout over the valid steps, until the epochs are over, validation has not
     improved for ``patience`` epochs, or a loss or gradient is NaN or infinite ("diverged", no exception). The epoch
-    with the best validation accuracy (ties: the lower loss; epoch 0 is the network before training) is then evaluated
-    on the test samples, once; with ``config.refit`` it is a network trained for as many epochs, with the same learning
-    rates, on train and validation together. Runs on the CPU, one GPU, or, under ``torchrun``, on all processes
-    together, to the same result up to rounding.
+    with the best validation accuracy (ties: the lower loss; epoch 0 is the network before training), or with
+    ``config.keep`` "last" the last one, is then evaluated on the test samples, once; with ``config.refit`` it is a
+    network trained for as many epochs, with the same learning rates, on train and validation together. Runs on the CPU,
+    one GPU, or, under ``torchrun``, on all processes together, to the same result up to rounding.
 
     ``splits`` has the parts ``train``, ``validation`` and ``test``. ``on_epoch`` is called with the metrics of each
     epoch, once they are on the disk; what it raises ends the run there. ``folder`` receives config.json, stabilize.json
@@ -213,7 +213,7 @@ def _search(
                 learning_rate=learning_rate,
             )
             on_test = evaluate(fabric, network, splits.test, config).accuracy if config.track_test else None
-            progress = progress.after(row, got, time.perf_counter() - start, on_test)
+            progress = progress.after(row, got, time.perf_counter() - start, on_test, config.keep)
             store()
             if log is not None:
                 log.add(row)

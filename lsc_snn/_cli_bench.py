@@ -192,8 +192,9 @@ def _sweep(
 
     file = None if grid is None else grid_file(grid)
     values = {**({} if file is None else read_yaml(file)), **flags}
-    if training:
-        values["train"] = {**(values.get("train") or {}), **training}
+    train = values.get("train", {})
+    if training and isinstance(train, dict):  # what is no mapping is left for the checks of the grid
+        values["train"] = {**train, **training}
     if units is not None:
         values["networks"] = _each_with(values.get("networks", ["ALIF"]), "neuron", num_units=units)
     if bin_ms is not None:
@@ -230,6 +231,7 @@ def _show(result: SweepResult, as_json: bool) -> None:
                 "runs": [{"data": row.data, "network": row.network, **row.run.to_dict()} for row in result.rows],
                 "failures": dict(result.failures),
                 "total": result.total,
+                "dropped": dict(result.dropped),
             }
         )
         return
@@ -240,7 +242,10 @@ def _show(result: SweepResult, as_json: bool) -> None:
             if pair.p < 0.05:
                 sure = f"p = {pair.p:.2g}, {pair.num_seeds} seeds"
                 tell(f"depth {pair.depth}, {METRICS[pair.metric]}: {pair.verdict()} ({sure})")
-    tell(f"{len(result.rows)} of {result.total} runs done; see table.csv, summary.md and accuracy.png")
+    for label, number in result.dropped:
+        tell(f"{label}: {number:,} spikes after num_steps were cropped away")
+    figure = " and accuracy.png" if any(row.run.chosen for row in result.rows) else ""
+    tell(f"{len(result.rows)} of {result.total} runs done; see table.csv, summary.md{figure}")
 
 
 def _figure(result: SweepResult) -> bytes | None:

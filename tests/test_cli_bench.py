@@ -69,6 +69,12 @@ def test_flags_stand_in_place_of_the_file(here, recordings, tmp_path):
     assert (config.epochs, config.batch_size, config.network.num_units, config.learning_rate) == (1, 8, 5, 0.1)
 
 
+def test_a_file_with_a_wrong_train_is_refused_also_with_flags(here, recordings, tmp_path):
+    grid = write_grid(recordings, tmp_path / "grid.yaml", train=[1])
+    assert "train: expected keys with values, got list" in refused(run("bench", grid, "--out", "out", "--epochs", "3"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_in_processes(recordings, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -64,7 +64,7 @@ def test_train_takes_every_flag_into_the_configuration(recordings, tmp_path):
                  "--precision", "bf16-mixed", "--rate-band", "0.01:0.3", "--rate-strength", "2", "--dropout", "0.1",
                  "--blend", "0.5", "--time-scale", "0.1", "--time-shift", "1", "--channel-shift", "20",
                  "--channel-jitter", "2", "--event-dropout", "0.1", "--refit", "--track-test", "--pool", "7",
-                 "--json")  # fmt: skip
+                 "--keep", "last", "--json")  # fmt: skip
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     (folder,) = [tmp_path / "runs" / entry["folder"] for entry in told["runs"]]
@@ -75,6 +75,7 @@ def test_train_takes_every_flag_into_the_configuration(recordings, tmp_path):
         network, None, 0, 2, 8, 0.01, 0.01, 10, "sum", 5.0, initialisation="lsuv", optimizer="adabelief",
         lookahead=True, schedule="plateau", plateau_epochs=2, plateau_factor=0.3, rate_band=(0.01, 0.3),
         rate_strength=2.0, augment=augment, precision="bf16-mixed", refit=True, track_test=True,
+        keep="last",
     )  # fmt: skip
     result = read_result(folder)
     assert {entry.speaker for entry in result.speakers} == {0, 1, 2}
@@ -167,6 +168,7 @@ BAD_FLAGS = {
     "no epochs": ("train", "--out", "runs", "--epochs", "0"),
     "dropout one": ("train", "--out", "runs", "--dropout", "1"),
     "unknown readout": ("train", "--out", "runs", "--readout", "first"),
+    "unknown epoch to keep": ("train", "--out", "runs", "--keep", "first"),
     "unknown optimiser": ("train", "--out", "runs", "--optimizer", "adam"),
     "unknown schedule": ("train", "--out", "runs", "--schedule", "step"),
     "plateau that raises": ("train", "--out", "runs", "--plateau-factor", "1"),

@@ -53,6 +53,17 @@ def test_joined_parts_keep_speakers_and_counts():
     assert both.counts.tolist() == [1, 1, 3]
 
 
+def test_joined_parts_keep_the_scale_of_their_counts():
+    sizes = {"num_steps": 1, "num_units": 1, "num_classes": 1}
+    first, second, other = (
+        EventDataset([0], [0], [0, 1], [0], [1], counts=[count], scale=scale, **sizes)
+        for count, scale in ((51, 1 / 255), (255, 1 / 255), (1, 1.0))
+    )
+    assert joined(first, second).batch([0, 1])[0].to_dense().flatten().tolist() == pytest.approx([0.2, 1.0])
+    with pytest.raises(ValueError, match="joined: expected parts of one scale"):
+        joined(first, other)
+
+
 def test_identity(splits):
     first = identity(splits)
     assert first == identity(splits)

@@ -82,9 +82,9 @@ def test_a_run_with_everything_goes_on_as_if_never_interrupted(configure, splits
 
 def test_killed_processes_end_the_same(configure, splits, tmp_path):
     """SIGKILL in two sessions, one after the other, at moments of the machine's choosing."""
-    config = configure(epochs=25, refit=True, lookahead=True, patience=25)
+    config = configure(epochs=12, refit=True, lookahead=True, patience=12)
     whole = train(config, splits, tmp_path / "whole")
-    for seconds in (0.0, 0.3):
+    for seconds in (0.0, 0.1):
         assert killed(config, tmp_path / "killed", "make_splits", seconds)
         assert not (tmp_path / "killed" / "results.json").exists()
     assert numbers(train(config, splits, tmp_path / "killed", resume=True)) == numbers(whole)

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from lsc_snn._sweep_figure import sweep_figure
+from lsc_snn.datasets import read_shd
 from lsc_snn.experiments import files
 from lsc_snn.experiments.compare import compare
 from lsc_snn.experiments.records import read_result
@@ -17,6 +18,8 @@ from lsc_snn.experiments.sweep_workers import load_parts
 from lsc_snn.plots import to_png
 from run_cases import contents
 from sweep_cases import HerePool, make_recordings, make_sweep, outputs
+
+PARTS = ("train", "test")
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +201,32 @@ def test_other_data_and_other_folders_are_refused(whole, recordings, tmp_path):
     with pytest.raises(ValueError, match="expected a folder to write in"):
         run_sweep(make_sweep(recordings), file, lambda: HerePool(file))
     assert contents(folder) == before
+
+
+def test_options_that_a_layer_does_not_take_are_found_before_any_run(recordings, tmp_path):
+    wrong = [{"neuron": "LIF", "num_units": 6}, {"neuron": "ALIF", "num_units": 6, "layer": {"threshold": -1}}]
+    with pytest.raises(ValueError, match="network ALIF: threshold: expected positive values, got -1"):
+        run_sweep(make_sweep(recordings, networks=wrong), tmp_path / "new", pytest.fail)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_comparison_does_not_go_into_the_folder_of_a_sweep(whole, recordings):
+    folder, result, _ = whole
+    base, before = read_result(folder / result.rows[0].run.folder).config, contents(folder)
+    plan = {"targets": [None], "depths": [1], "seeds": [0], "learning_rates": [0.01]}
+    with pytest.raises(ValueError, match="expected a folder for a comparison, got one of a sweep"):
+        compare(base, load_parts(make_sweep(recordings).data[0], None), folder, **plan)
+    assert contents(folder) == before
+
+
+def test_what_is_cropped_is_counted_and_said(recordings, tmp_path):
+    source = {"folder": str(recordings), "label": "speech", "bin_ms": 50.0, "num_steps": 5, "crop": True}
+    small = {"targets": ["none"], "seeds": 1, "learning_rates": [0.01]}
+    lost = sum(read_shd(recordings / f"{part}.h5", bin_ms=50.0, num_steps=5, crop=True).num_dropped for part in PARTS)
+    result, _ = finish(make_sweep(recordings, data=[source], **small), tmp_path)
+    assert lost > 0
+    assert result.dropped == (("speech", lost),)
+    assert f"Cropped away from speech: {lost} spikes." in (tmp_path / "summary.md").read_text()
 
 
 @pytest.mark.parametrize(

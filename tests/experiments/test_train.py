@@ -55,6 +55,20 @@ def test_the_best_epoch_is_kept_and_tested(configure, splits, tmp_path):
     assert evaluate(fabric, network, splits.validation, config) == result.validation
 
 
+def test_the_last_epoch_is_kept_and_tested_where_that_is_asked_for(configure, splits, tmp_path):
+    config = configure(epochs=8, learning_rate=0.1, patience=1, keep="last")
+    result = train(config, splits, tmp_path / "last")
+    best = train(replace(config, keep="best", patience=8), splits, tmp_path / "best")
+    assert best.best_epoch < 8, "otherwise this test would show nothing"
+    assert (result.status, result.epochs, result.best_epoch) == ("finished", 8, 8)
+    assert result.history == best.history
+    assert result.validation.loss == result.history[-1].validation_loss
+    network, fabric = load_network(tmp_path / "last"), Fabric(accelerator="cpu", devices=1)
+    assert evaluate(fabric, network, splits.test, config) == result.test
+    refitted = train(replace(config, refit=True), splits, tmp_path / "refit")
+    assert len(refitted.refit) == 8
+
+
 def test_a_network_is_stabilised_before_training(configure, splits, tmp_path):
     config = configure(target="half", epochs=1)
     result = train(config, splits, tmp_path / "half")
