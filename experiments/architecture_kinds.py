@@ -17,7 +17,7 @@ Advance = Callable[[nn.Module, Tensor, Any], tuple[Tensor, Any]]
 
 
 class Size(NamedTuple):
-    """What all networks have in common; convolutional ones have ``conv_layers`` of ``channels``, on 4 x 4 pixels."""
+    """What all networks have in common; convolutional ones have sizes of their own, on 4 x 4 pixels."""
 
     layers: int = 5
     units: int = 256
@@ -26,6 +26,7 @@ class Size(NamedTuple):
     batch: int = 32
     conv_layers: int = 3
     channels: int = 128
+    conv_steps: int = 100
 
 
 Build = Callable[[Size], nn.Module]

@@ -62,12 +62,18 @@ def architectures_table(size: Size, families: Sequence[str], targets: Sequence[s
                 own.setdefault(target, float(row["CPU s"] or math.nan))
                 rows.append({**row, "x own": float(row["CPU s"] or math.nan) / own[target]})
     note = f"{size.layers} x {size.units} units, {size.inputs} inputs, {size.steps} steps, batch {size.batch}, "
-    note += (
-        f"{100 * density:g} % random events, seed 0 (convolutional: {size.conv_layers} x {size.channels} channels); "
-    )
+    note += f"{100 * density:g} % random events, seed 0 (convolutional: {size.conv_layers} x {size.channels} channels "
+    note += f"on 4 x 4 pixels, {size.conv_steps} steps); "
     note += "smallest and largest radius of each kind; CPU seconds are of all threads together."
     note += f" Not installed: {', '.join(missing)}." if missing else ""
     return Table("architectures", "Every supported kind, before and after", COLUMNS, tuple(rows), note)
+
+
+def inputs_of(kind: str, inputs: Tensor, size: Size) -> Tensor:
+    """Return what a network of a kind gets: fewer steps for a convolution, the mean over steps for one without time."""
+    if kind in WITHOUT_TIME:
+        return inputs.mean(0)
+    return inputs[: size.conv_steps] if "conv" in kind.lower() else inputs
 
 
 def _row(kind: str, build: Build, inputs: Tensor, size: Size, target: str) -> Row:
@@ -76,7 +82,7 @@ def _row(kind: str, build: Build, inputs: Tensor, size: Size, target: str) -> Ro
         torch.default_generator.manual_seed(0)
         model = build(size)
         start = time.process_time()
-        result = lsc.stabilize(model, inputs.mean(0) if kind in WITHOUT_TIME else inputs, target=target)
+        result = lsc.stabilize(model, inputs_of(kind, inputs, size), target=target)
         seconds = time.process_time() - start
     before, after = result.before, result.after
     return {

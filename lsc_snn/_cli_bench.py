@@ -192,6 +192,9 @@ def _sweep(
 
     file = None if grid is None else grid_file(grid)
     values = {**({} if file is None else read_yaml(file)), **flags}
+    by_depth = values.get("train_by_depth")
+    if "depths" in flags and isinstance(by_depth, dict):  # those of the file that the flags leave out
+        values["train_by_depth"] = {depth: more for depth, more in by_depth.items() if depth in flags["depths"]}
     train = values.get("train", {})
     if training and isinstance(train, dict):  # what is no mapping is left for the checks of the grid
         values["train"] = {**train, **training}

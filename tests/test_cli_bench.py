@@ -69,6 +69,17 @@ def test_flags_stand_in_place_of_the_file(here, recordings, tmp_path):
     assert (config.epochs, config.batch_size, config.network.num_units, config.learning_rate) == (1, 8, 5, 0.1)
 
 
+def test_depths_of_a_flag_leave_out_what_the_file_says_of_others(here, recordings, tmp_path):
+    write_grid(recordings, tmp_path / "g.yaml", depths=[1, 2], train_by_depth={1: {"batch_size": 7}, 2: {"epochs": 9}})
+    result = run(
+        "bench", "g.yaml", "--out", "out", *FLAGS[:2], "--depths", "1", "--targets", "none", "--seeds", "1", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    (first, *_) = json.loads(result.stdout)["runs"]
+    config = json.loads((tmp_path / "out" / first["folder"] / "config.json").read_text())
+    assert config["batch_size"] == 7
+
+
 def test_a_file_with_a_wrong_train_is_refused_also_with_flags(here, recordings, tmp_path):
     grid = write_grid(recordings, tmp_path / "grid.yaml", train=[1])
     assert "train: expected keys with values, got list" in refused(run("bench", grid, "--out", "out", "--epochs", "3"))

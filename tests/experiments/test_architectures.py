@@ -12,7 +12,7 @@ from lsc_snn.experiments.architecture_kinds import FAMILIES, Size
 from lsc_snn.experiments.architectures import COLUMNS, WITHOUT_TIME
 from lsc_snn.experiments.bench_table import Table
 
-SIZE = Size(layers=2, units=24, inputs=24, steps=20, batch=8, conv_layers=2, channels=6)
+SIZE = Size(layers=2, units=24, inputs=24, steps=20, batch=8, conv_layers=2, channels=6, conv_steps=10)
 
 
 def test_every_kind_of_this_library_and_of_torch_has_a_row():
@@ -34,7 +34,7 @@ def test_every_kind_is_measured_as_a_user_would_build_it(family):
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.default_generator.manual_seed(0)
-            report = lsc.measure(build(SIZE), inputs.mean(0) if kind in WITHOUT_TIME else inputs, num_times=2)
+            report = lsc.measure(build(SIZE), architectures.inputs_of(kind, inputs, SIZE), num_times=2)
         layers = SIZE.conv_layers if "onv" in kind else SIZE.layers
         assert len(report.names) == layers, kind
         assert len(report.time) == (0 if kind in WITHOUT_TIME else layers), kind
