@@ -142,7 +142,7 @@ def stabilize(
         return trace(model, next(batch_of_sweep), num_times=1, call=call, generator=time_generator)
 
     history: list[RadiusReport] = []
-    best, best_badness = -1, math.inf
+    best_badness = math.inf
     kept = best_parameters = snapshot(model.parameters())
     try:
         grid = trace(model, first, num_times=1, call=call)
@@ -167,8 +167,8 @@ def stabilize(
             reports = paper.run(goal, visited, measured, list(model.parameters()), max_sweeps, drawn)
         for report, badness in reports:
             history.append(report)
-            if best < 0 or badness < best_badness:
-                best, best_badness, best_parameters = len(history) - 1, badness, snapshot(movable)
+            if badness <= best_badness:  # of equals the later: it has come further in what is not the worst
+                best_badness, best_parameters = badness, snapshot(movable)
             if progress:
                 print(f"sweep {len(history) - 1}: worst error {badness:.2f} times what is allowed", file=sys.stderr)
         after = history[-1]

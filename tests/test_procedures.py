@@ -215,3 +215,14 @@ def test_an_end_within_reach_is_kept_and_any_other_gives_way_to_the_best_seen(mo
     monkeypatch.setattr("lsc_snn.procedures.fast.run", run)
     lsc.stabilize(layer, x)
     assert torch.equal(layer.weight, (1 + moved) * before)
+
+
+def test_a_silent_layer_that_nothing_wakes_does_not_undo_what_was_reached():
+    generator = seeded()
+    net = lsc.LIF(8, 8, threshold=1e3, surrogate=lsc.surrogate.FastSigmoid(sharpness=1e-4), generator=generator)
+    net.threshold_raw.requires_grad_(False)
+    result = lsc.stabilize(net, torch.rand(12, 4, 8, generator=generator), target="half", max_sweeps=20)
+    assert float(result.after.rates) == 0
+    assert not result.converged
+    assert abs(float(result.after.encoder) - 0.5) < 0.05
+    assert abs(float(result.after.time) - 0.5) < 0.05

@@ -12,6 +12,9 @@ from lsc_snn.knobs import Knob, Knobs, movable
 from lsc_snn.measure import RadiusReport
 from lsc_snn.theory import Target
 
+_SILENT = 1e-4
+"""A rate below this share of the lowest wanted counts as this share of it."""
+
 
 class Dial(NamedTuple):
     """One transition, the radius that it should have, and the knob that moves it (None: nothing does)."""
@@ -60,12 +63,12 @@ class Goal:
     def rate_excess(self, rate: float) -> float:
         """Return by what factor, in log, a rate lies outside the band: negative below, positive above, 0 inside.
 
-        It is 0 for NaN, the rate of a layer that does not spike.
+        It is 0 for NaN, the rate of a layer without spikes, and finite for a silent one, or nothing else would count.
         """
         low, high = self.rate_band
         if low <= rate <= high or math.isnan(rate):
             return 0.0
-        return -math.inf if rate <= 0 else math.log(rate / (high if rate > high else low))
+        return math.log(rate / high) if rate > high else math.log(max(rate / low, _SILENT))
 
     def badness(self, report: RadiusReport, dials: Iterable[Dial]) -> float:
         """Return the worst violation, of the given dials and of all rates, in units of what is allowed.
