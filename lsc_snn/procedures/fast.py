@@ -157,8 +157,8 @@ class Fast:
                 moved |= self._turn_threshold(index, rate)
                 for dial in mine:
                     moved |= self._turn(dial, silent=rate == 0)
-            if rate == 0:
-                return moved  # nothing arrives above a silent layer: readings there mean nothing
+            if rate == 0 and moved:
+                return moved  # nothing arrives above a silent layer: readings there mean nothing, if it may still wake
         for dial in dials:
             if dial.kind == "decoder":
                 moved |= self._turn(dial, silent=False)
