@@ -1,10 +1,11 @@
 """Graphs as layers: round trips of our own, graphs of snnTorch and Norse, and what no layer does, named."""
 
-from itertools import pairwise
+from itertools import inspect
 
 import nir
 import norse.torch as norse
 import numpy as np
+import pairwise
 import pytest
 import snntorch as snn
 import torch
@@ -350,6 +351,8 @@ def changed_reset(node, v_reset):
     return node
 
 
+# Newer versions of nir infer shapes themselves, and stop at some of these before we do.
+UNCHECKED = {"type_check": False} if "type_check" in inspect.signature(nir.NIRGraph).parameters else {}
 ONES = np.ones(3)
 UNSUPPORTED = {
     "Delay": (chain(nir.Delay(ONES * DT)), r"node 'n0': expected IF, .*, got Delay; no layer"),
@@ -367,6 +370,7 @@ UNSUPPORTED = {
                 "output": nir.Output(output_type={"output": np.array([2, 3])}),
             },
             edges=[("input", "n"), ("n", "w"), ("w", "n"), ("n", "output")],
+            **UNCHECKED,
         ),
         r"node 'n': expected a vector of recurrent neurons, got shape \(2, 3\)",
     ),
