@@ -1,11 +1,11 @@
 """Graphs as layers: round trips of our own, graphs of snnTorch and Norse, and what no layer does, named."""
 
-from itertools import inspect
+import inspect
+from itertools import pairwise
 
 import nir
 import norse.torch as norse
 import numpy as np
-import pairwise
 import pytest
 import snntorch as snn
 import torch
