@@ -167,7 +167,8 @@ def stabilize(
             reports = paper.run(goal, visited, measured, list(model.parameters()), max_sweeps, drawn)
         for report, badness in reports:
             history.append(report)
-            if badness <= best_badness:  # of equals the later: it has come further in what is not the worst
+            # Of equals the later: it has come further in what is not the worst. Of what overflows, none.
+            if badness <= best_badness and badness < math.inf:
                 best_badness, best_parameters = badness, snapshot(movable)
             if progress:
                 print(f"sweep {len(history) - 1}: worst error {badness:.2f} times what is allowed", file=sys.stderr)
@@ -191,10 +192,9 @@ def stabilize(
 
 
 def _widest(grid: Grid) -> int:
-    """Return the largest number of variables that a layer carries, or gets."""
+    """Return the largest number of variables that a layer carries."""
     points = len(grid.points.times)
-    sizes = [[sum(tensor.numel() for tensor in layer.memory), layer.arrived.numel()] for layer in grid.layers]
-    return max(size // points for layer in sizes for size in layer)
+    return max(sum(tensor.numel() for tensor in layer.memory) // points for layer in grid.layers)
 
 
 def _seeded(generator: torch.Generator | None, seed: int) -> torch.Generator | None:

@@ -128,7 +128,7 @@ def launched(config, folder, splits="make_splits"):
     return read_result(folder)
 
 
-def agree(two, one):
+def assert_agree(two, one):
     for ours, theirs in zip((*two.history, *(two.refit or ())), (*one.history, *(one.refit or ())), strict=True):
         for name in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
             expected = getattr(theirs, name)
@@ -147,7 +147,7 @@ def test_two_processes_train_as_one(configure, splits, tmp_path):
     Batches of 7 leave one sample at the end of an epoch, for two processes.
     """
     config = configure(epochs=2, batch_size=7, network={"neuron": "GRU", "layer": {}, "dropout": 0.3})
-    agree(launched(config, tmp_path / "two"), train(config, splits, tmp_path / "one"))
+    assert_agree(launched(config, tmp_path / "two"), train(config, splits, tmp_path / "one"))
 
 
 @pytest.mark.slow
@@ -156,11 +156,11 @@ def test_two_processes_train_as_one_with_everything(configure, splits, tmp_path,
     network = {"neuron": neuron, "layer": {}, "dropout": 0.3}
     options = ALL if neuron in ("LIF", "ALIF", "LSNN") else {**ALL, "rate_band": None}
     config = configure(epochs=3, batch_size=7, network=network, **options)
-    agree(launched(config, tmp_path / "two"), train(config, splits, tmp_path / "one"))
+    assert_agree(launched(config, tmp_path / "two"), train(config, splits, tmp_path / "one"))
 
 
 @pytest.mark.slow
 def test_two_processes_read_a_text_as_one(configure, tmp_path):
     network = {"num_inputs": 4, "num_classes": 4, "neuron": "GRU", "layer": {}, "num_layers": 1}
     config = configure(epochs=3, network=network, bptt_steps=5, batch_size=5, stabilize_batch=4)
-    agree(launched(config, tmp_path / "two", "make_text"), train(config, run_cases.make_text(), tmp_path / "one"))
+    assert_agree(launched(config, tmp_path / "two", "make_text"), train(config, run_cases.make_text(), tmp_path / "one"))
