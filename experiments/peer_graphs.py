@@ -32,8 +32,9 @@ class Form:
     """Whether every layer becomes a LIF node, that resets to zero and does not adapt."""
 
     def __str__(self) -> str:
-        names = {"approximate": self.approximate, "thresholds 1": self.unit_threshold, "r = 1": self.unit_r}
-        return ", ".join(name for name, applies in names.items() if applies) or "plain"
+        """Return the flags of ``lsc-snn export`` that write it so."""
+        flags = {"--for snntorch": self.unit_threshold, "--for norse": self.unit_r, "--approximate": self.approximate}
+        return " ".join(flag for flag, applies in flags.items() if applies) or "plain"
 
     def nodes(self, config: NetworkConfig) -> bool:
         """Whether the layers of a network are LIF nodes in this form, and no compositions of others."""
@@ -70,7 +71,8 @@ def _numbered(graph: Any) -> Any:
     import nir
 
     inner = [name for name in graph.nodes if name not in ("input", "output")]
-    new = {name: name for name in graph.nodes} | {name: f"n{index:02d}_{name}" for index, name in enumerate(inner)}
+    width = max(2, len(str(len(inner) - 1)))
+    new = {name: name for name in graph.nodes} | {name: f"n{i:0{width}d}_{name}" for i, name in enumerate(inner)}
     nodes = {new[name]: node for name, node in graph.nodes.items()}
     return nir.NIRGraph(nodes=nodes, edges=[(new[source], new[target]) for source, target in graph.edges])
 

@@ -85,16 +85,18 @@ def test_every_cell_below_all_has_a_reason():
 def test_lif_nodes_cannot_say_a_soft_reset_and_the_composition_can():
     _, rows = rows_of(reset="soft", simulators=[BY_NAME["Norse"]])
     assert rows["NIR interpreter", "plain"].agreement == (1.0, 1.0)
-    lossy = rows["NIR interpreter", "approximate, r = 1"]
+    lossy = rows["NIR interpreter", "--for norse --approximate"]
     assert lossy.reason == "a LIF node resets to zero, this network does not"
     assert 0 < min(lossy.agreement) < 0.95
-    assert rows["Norse", "approximate, r = 1"].agreement == lossy.agreement  # Norse loses what the node loses, no more
+    assert (
+        rows["Norse", "--for norse --approximate"].agreement == lossy.agreement
+    )  # Norse loses what the node loses, no more
 
 
 def test_adaptation_is_named_too():
     _, rows = rows_of("ALIF", simulators=[BY_NAME["Norse"]], recurrent=False)
     assert rows["NIR interpreter", "plain"].agreement == (1.0, 1.0)
-    assert "a LIF node has no adaptation" in rows["Norse", "approximate, r = 1"].reason
+    assert "a LIF node has no adaptation" in rows["Norse", "--for norse --approximate"].reason
 
 
 def test_agreement_counts_spikes_and_not_silence():
@@ -230,3 +232,12 @@ def test_the_module_is_a_command(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "no such file" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(("layers", "first"), [(2, "n00_"), (60, "n000_")])
+def test_files_keep_the_order_of_any_number_of_nodes(layers, first):
+    made = Network(NetworkConfig(3, 2, num_layers=layers, num_units=2, neuron="LIF", layer={"reset": "hard"}))
+    sample = torch.ones(3, 1, 3)
+    names = [n for n in graph_of(made, FORMS["snntorch"], sample=sample).nodes if n not in ("input", "output")]
+    assert names == sorted(names)
+    assert names[0].startswith(first)
