@@ -224,6 +224,6 @@ def test_peers_prints_the_matrix(trained):
     lines = {
         tuple(cell.strip() for cell in line.split("|")[1:4]): line for line in result.stdout.splitlines() if "|" in line
     }
-    norse = next(line for (name, _, form), line in lines.items() if (name, form) == ("Norse", "r = 1"))
+    norse = next(line for (name, _, form), line in lines.items() if (name, form) == ("Norse", "--for norse"))
     assert [cell.strip() for cell in norse.split("|")[4:6]] == ["100", "100"]
     assert "layers.1" in run("peers", trained, *QUIET).stdout
