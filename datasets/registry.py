@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +27,10 @@ def _digits(request: Request, *, num_steps: int = 40) -> EventSplits:
     return EventSplits(*load_digits(num_steps=num_steps, validation_fraction=fraction, seed=request.seed))
 
 
-def _manifolds(
-    request: Request,
-    *,
-    num_classes: int = 10,
-    num_units: int = 20,
-    num_steps: int = 100,
-    dimension: int = 2,
-    alpha: float = 2.0,
-    samples_per_class: int = 1000,
-) -> EventSplits:
+@functools.wraps(load_manifolds)  # its options are these
+def _manifolds(request: Request, **settings: Any) -> EventSplits:
     request.refuse_validation()
-    return load_manifolds(
-        num_classes=num_classes,
-        num_units=num_units,
-        num_steps=num_steps,
-        dimension=dimension,
-        alpha=alpha,
-        samples_per_class=samples_per_class,
-        seed=request.seed,
-    )
+    return load_manifolds(**settings, seed=request.seed)
 
 
 _LOADERS: dict[str, Callable[..., EventSplits | TextSplits]] = {
@@ -95,25 +81,24 @@ def options(name: str) -> dict[str, Any]:
     {'bin_ms': 10.0, 'num_steps': None, 'crop': False, 'pool': 1}
     """
     check_in("dataset", name, _LOADERS)
-    parameters = inspect.signature(_LOADERS[name]).parameters.values()
+    # The seed is an argument of ``load`` itself.
+    return {option: value for option, value in keywords(_LOADERS[name]).items() if option != "seed"}
+
+
+def keywords(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the keyword-only arguments of a function, with their defaults.
+
+    >>> keywords(sorted)
+    {'key': None, 'reverse': False}
+    """
+    parameters = inspect.signature(function).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-def request(
-    name: str,
-    root: str | Path | None = None,
-    *,
-    validation: float | Sequence[int] | None = None,
-    seed: int = 0,
-    download: bool = False,
-    verify: bool = True,
-    cache: str | Path | None = None,
-) -> Request:
+def request(name: str, root: str | Path | None = None, cache: str | Path | None = None) -> Request:
     """Return the request that ``load`` makes of the same arguments: it knows where files are looked for."""
-    check_count("seed", seed, minimum=0)
     folder = default_root() if root is None else Path(root)
-    home = cache_folder() / "events" if cache is None else Path(cache)
-    return Request(card(name), folder, home, validation, seed, download, verify)
+    return Request(card(name), folder, cache_folder() / "events" if cache is None else Path(cache))
 
 
 def load(
@@ -147,7 +132,8 @@ def load(
     >>> train.num_steps, train.num_units, len(test)
     (20, 64, 359)
     """
-    asked = request(name, root, validation=validation, seed=seed, download=download, verify=verify, cache=cache)
+    check_count("seed", seed, minimum=0)
+    asked = replace(request(name, root, cache), validation=validation, seed=seed, download=download, verify=verify)
     known = list(options(name))
     for option in settings:
         if option not in known:

@@ -69,7 +69,8 @@ class Request:
         found = self.find(*names)
         if found is not None:
             return found
-        how = "put it there or pass download=True" if self.card.downloads else "put it there"
+        fetch = f"or fetch it (download=True, or lsc-snn data show {self.card.name} --download)"
+        how = f"put it there, {fetch}" if self.card.downloads else "put it there"
         raise ValueError(
             f"{self.places[0] / names[0]}: expected this file of {self.card.title}, got none; "
             f"{how}, or say with root or {ROOT_VARIABLE} where it is"

@@ -81,19 +81,13 @@ def read_shd(
     Traceback (most recent call last):
     ValueError: absent.h5: expected an HDF5 file, got no such file; check the path
     """
-    check_positive("bin_ms", bin_ms)
+    check_window(bin_ms, num_steps, crop)
     check_count("num_units", num_units)
     check_count("pool", pool)
     if num_units % pool:
         raise ValueError(f"pool: expected a divisor of the {num_units} units, got {pool}; choose another")
-    if num_steps is not None:
-        check_count("num_steps", num_steps)
     if num_classes is not None:
         check_count("num_classes", num_classes)
-    if crop and num_steps is None:
-        raise ValueError("crop: expected num_steps with crop=True, got None; say to how many steps")
-    if num_steps is not None and num_steps > MAX_STEPS:
-        raise ValueError(f"num_steps: expected at most {MAX_STEPS}, got {num_steps}; choose a longer bin_ms")
     recording = _read_file(Path(path))
     _check_recording(recording, num_units, num_classes)
     blocks = [
@@ -117,6 +111,23 @@ def read_shd(
         num_dropped=sum(block.num_dropped for block in blocks),
     )
     return dataset if pool == 1 else dataset.pooled(pool)
+
+
+def check_window(bin_ms: float, num_steps: int | None, crop: bool) -> None:
+    """Raise TypeError or ValueError for a time step or a window that no recording can be binned to.
+
+    >>> check_window(4.0, None, crop=True)
+    Traceback (most recent call last):
+    ValueError: crop: expected num_steps with crop=True, got None; say to how many steps
+    """
+    check_positive("bin_ms", bin_ms)
+    if num_steps is None:
+        if crop:
+            raise ValueError("crop: expected num_steps with crop=True, got None; say to how many steps")
+        return
+    check_count("num_steps", num_steps)
+    if num_steps > MAX_STEPS:
+        raise ValueError(f"num_steps: expected at most {MAX_STEPS}, got {num_steps}; choose a longer bin_ms")
 
 
 def load_folder(
@@ -155,8 +166,6 @@ def load_heidelberg(
     pool: int = 1,
 ) -> EventSplits:
     """Load the Spiking Heidelberg Digits or the Spiking Speech Commands; options as in ``read_shd``.
-
-    ``pool`` neighbouring channels become one unit, as by ``EventDataset.pooled``; 5 makes 140 of the 700.
 
     The Speech Commands have an official validation part; of the Digits, training speakers are held out. Raises what
     ``read_shd`` and the methods of ``Request`` raise, and ValueError for a file of another dataset or part.

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lsc_snn._checks import check_count, check_positive
+from lsc_snn._checks import check_count
 from lsc_snn.datasets.download import extract
 from lsc_snn.datasets.events_dataset import EventDataset
 from lsc_snn.datasets.published import HINT, check_published
 from lsc_snn.datasets.request import Remote, Request, files_below, import_tonic
-from lsc_snn.datasets.shd import MAX_STEPS
+from lsc_snn.datasets.shd import MAX_STEPS, check_window
 from lsc_snn.datasets.splits import EventSplits, hold_out, speakers_of, stratified_indices
 
 _TEST_FRACTION, _TEST_SEED = 0.1, 0  # of the one test split that CIFAR10-DVS has here
@@ -59,7 +60,8 @@ def bin_recordings(
     Raises TypeError or ValueError for bad options, and ValueError, naming the file, for a time below 0, a pixel outside
     the camera, a polarity that is neither 0 nor 1, and a sample longer than the window.
     """
-    _check_binning(binning)
+    check_window(binning.bin_ms, binning.num_steps, binning.crop)
+    check_count("pool", binning.pool)
     width, height = (-(-side // binning.pool) for side in size)
     num_units = 2 * height * width
     times, units, counts, ends, sizes, labels, users = [], [], [], [], [], [], []
@@ -111,19 +113,6 @@ def bin_recordings(
     )
 
 
-def _check_binning(binning: Binning) -> None:
-    check_positive("bin_ms", binning.bin_ms)
-    check_count("pool", binning.pool)
-    if binning.num_steps is not None:
-        check_count("num_steps", binning.num_steps)
-        if binning.num_steps > MAX_STEPS:
-            raise ValueError(
-                f"num_steps: expected at most {MAX_STEPS}, got {binning.num_steps}; choose a longer bin_ms"
-            )
-    elif binning.crop:
-        raise ValueError("crop: expected num_steps with crop=True, got None; say to how many steps")
-
-
 def _check_events(recording: Recording, size: tuple[int, int]) -> None:
     for field, upper in (("x", size[0]), ("y", size[1]), ("p", 2)):
         values = recording.events[field].astype(np.int64)
@@ -141,13 +130,7 @@ def load_nmnist(
     """Load N-MNIST; options as in ``bin_recordings``. Raises what that and the methods of ``Request`` raise."""
     parts = {}
     for part in ("train", "test"):
-        name = part.capitalize()
-
-        def remote(part: str = part) -> Remote:
-            source = import_tonic().datasets.NMNIST
-            return Remote(getattr(source, f"{part}_url"), getattr(source, f"{part}_md5"))
-
-        folder = request.unpack(name, f"{part}.zip", remote)
+        folder = request.unpack(part.capitalize(), f"{part}.zip", partial(_remote, "NMNIST", part))
         files = list(files_below(folder, ".bin"))
         _expect_files(request, folder, files, ".bin")
         for path in files:
@@ -166,13 +149,8 @@ def load_gesture(
     """Load DVS Gesture, validation by user; options and errors as of ``load_nmnist``."""
     parts = {}
     for part in ("train", "test"):
-
-        def remote(part: str = part) -> Remote:
-            source = import_tonic().datasets.DVSGesture
-            return Remote(getattr(source, f"{part}_url"), getattr(source, f"{part}_md5"))
-
         name = f"ibmGesture{part.capitalize()}"
-        folder = request.unpack(name, f"{name}.tar.gz", remote)
+        folder = request.unpack(name, f"{name}.tar.gz", partial(_remote, "DVSGesture", part))
         files = list(files_below(folder, ".npy"))
         _expect_files(request, folder, files, ".npy")
         parts[part] = _read(
@@ -181,6 +159,12 @@ def load_gesture(
         if request.verify:
             _check_users(folder, part, parts[part])
     return _with_validation(request, parts)
+
+
+def _remote(name: str, part: str) -> Remote:
+    """Return where tonic finds the archive of a part, and its checksum."""
+    source = getattr(import_tonic().datasets, name)
+    return Remote(getattr(source, f"{part}_url"), getattr(source, f"{part}_md5"))
 
 
 def _check_users(folder: Path, part: str, dataset: EventDataset) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,6 +223,19 @@ def target_label(target: TargetOption) -> str:
     return target if isinstance(target, str) else f"{target[0]},{target[1]}"
 
 
+def check_keys(what: str, given: Mapping[Any, Any], known: Collection[str]) -> None:
+    """Raise ValueError for a key that is not known, and name the nearest known one.
+
+    >>> check_keys("grid", {"depth": [2]}, {"data", "depths"})
+    Traceback (most recent call last):
+    ValueError: grid: expected known keys, got 'depth'; did you mean 'depths'?
+    """
+    for key in given:
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.0)[0]
+            raise ValueError(f"{what}: expected known keys, got {key!r}; did you mean {nearest!r}?")
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -273,10 +286,7 @@ def _known(what: str, data: Any, kind: type[Any]) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         raise TypeError(f"{what}: expected a dict, got {type(data).__name__}; pass what to_dict() gives")
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key in data:
-        if key not in fields:
-            nearest = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{what}: expected known keys, got {key!r}; did you mean {nearest!r}?")
+    check_keys(what, data, fields)
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in data:

@@ -77,11 +77,29 @@ def identity(splits: SplitsLike) -> dict[str, dict[str, int]]:
     return {name: _identity(getattr(splits, name)) for name in PARTS}
 
 
+def other_data(stored: dict[str, dict[str, int]], got: dict[str, dict[str, int]]) -> str:
+    """Return as ``describe_difference`` how the identity of data differs from one that a file holds; "" if it does not.
+
+    Files of earlier versions do not say how many spikes there were; then those are not compared.
+
+    >>> other_data({"train": {"events": 3}}, {"train": {"events": 3, "spikes": 4}})
+    ''
+    """
+    known = {
+        name: {key: value for key, value in part.items() if key != "spikes" or key in stored.get(name, {})}
+        for name, part in got.items()
+    }
+    return describe_difference(stored, known)
+
+
 def _identity(part: Part) -> dict[str, int]:
     if isinstance(part, TokenStream):
         return {"tokens": len(part), "symbols": part.num_symbols, "checksum": zlib.crc32(part.tokens.tobytes())}
     checksum = zlib.crc32(np.ascontiguousarray(part.lengths).tobytes(), zlib.crc32(part.labels.tobytes()))
-    return {"samples": len(part), "events": len(part.times), "steps": part.num_steps, "checksum": checksum}
+    # The same events counted or not, as by ``binary`` of a reader, differ in their spikes alone.
+    spikes = len(part.times) if part.counts is None else int(part.counts.sum())
+    sizes = {"samples": len(part), "events": len(part.times), "spikes": spikes, "steps": part.num_steps}
+    return {**sizes, "checksum": checksum}
 
 
 def shuffled(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:

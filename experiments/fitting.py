@@ -13,8 +13,9 @@ from lsc_snn.experiments.batches import first_batch
 from lsc_snn.experiments.checkpoint import Checkpoint, load_optimizer, optimizer_tensors, snapshot
 from lsc_snn.experiments.config import TrainConfig
 from lsc_snn.experiments.data import Part
-from lsc_snn.experiments.loop import Fitted, fit_epoch
+from lsc_snn.experiments.loop import Fitted, fit_epoch, layers_of
 from lsc_snn.experiments.optimisers import make_optimizer, set_learning_rate
+from lsc_snn.experiments.records import EpochMetrics, Evaluation
 from lsc_snn.measure import measure
 from lsc_snn.network import Network
 from lsc_snn.stabilize import stabilize
@@ -54,6 +55,21 @@ class Fitting:
         """Fit the network to a part of the data for one epoch; raises DivergedError as ``loop.fit_epoch`` does."""
         set_learning_rate(self._inner, learning_rate)
         return fit_epoch(self.fabric, self._module, self.network, self._optimizer, part, self.config, epoch)
+
+    def metrics(self, epoch: int, learning_rate: float, fitted: Fitted, got: Evaluation | None) -> EpochMetrics:
+        """Return the row of an epoch, with its result on validation samples, if there are any that it did not train."""
+        return EpochMetrics(
+            epoch=epoch,
+            train_loss=fitted.loss,
+            train_accuracy=fitted.accuracy,
+            validation_loss=None if got is None else got.loss,
+            validation_accuracy=None if got is None else got.accuracy,
+            layers=tuple(layers_of(self.network)),
+            gradient_mean=fitted.gradient_mean,
+            gradient_max=fitted.gradient_max,
+            rates=() if got is None else got.rates,
+            learning_rate=learning_rate,
+        )
 
     def checkpoint(self, epoch: int, info: dict[str, Any]) -> Checkpoint:
         """Return all that training needs to go on from here; ``info`` is what else the caller has to remember."""

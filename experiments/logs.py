@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lsc_snn.experiments.records import EpochMetrics
-
-SCALARS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
+from lsc_snn.experiments.records import SCALARS, EpochMetrics
 
 
 class TensorBoardLog:

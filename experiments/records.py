@@ -26,7 +26,8 @@ class Evaluation:
     """Firing rate of each spiking layer: spikes per unit and valid step; empty for a network without spikes."""
 
 
-_SCALARS = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
+SCALARS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
+"""The numbers of an epoch that are not by layer."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class EpochMetrics:
     def from_dict(cls, data: Mapping[str, Any]) -> EpochMetrics:
         """Return what ``to_dict`` wrote, to the last bit."""
         values: dict[str, Any] = {**data, "layers": tuple(data["layers"])}
-        for name in _SCALARS[1:]:
+        for name in SCALARS:
             if data.get(name) is not None:
                 values[name] = float(data[name])
         for name in ("gradient_mean", "gradient_max", "rates"):
@@ -178,15 +179,15 @@ def read_result(folder: str | Path) -> RunResult:
 def write_metrics(path: Path, history: Sequence[EpochMetrics]) -> None:
     """Write metrics.csv: one row an epoch; per-layer columns are named as in ``gradient_max.layers.0``."""
     columns = {"gradient_mean": "gradient_mean", "gradient_max": "gradient_max", "rates": "rate"}
-    header = list(_SCALARS)
+    header = ["epoch", *SCALARS]
     if history:
         names = history[0].layers
         for field, column in columns.items():
             header += [f"{column}.{name}" for name in names[: len(getattr(history[0], field))]]
-    rows = [
-        [getattr(row, name) for name in _SCALARS] + [value for field in columns for value in getattr(row, field)]
-        for row in history
-    ]
+    rows = []
+    for row in history:
+        of_layers = (value for field in columns for value in getattr(row, field))
+        rows.append([row.epoch, *(getattr(row, name) for name in SCALARS), *of_layers])
     write_csv(path, header, rows)
 
 

@@ -18,7 +18,7 @@ from lsc_snn.experiments.config import TrainConfig
 from lsc_snn.experiments.data import SplitsLike, joined
 from lsc_snn.experiments.fitting import Fitting, prepare
 from lsc_snn.experiments.launch import on_main
-from lsc_snn.experiments.loop import DivergedError, layers_of
+from lsc_snn.experiments.loop import DivergedError
 from lsc_snn.experiments.records import EpochMetrics, rows_from
 from lsc_snn.network import Network
 
@@ -59,19 +59,7 @@ def refit(
             whole = on_main(fabric, lambda: read_checkpoint(path))
             load_parameters(network, whole.network, path)
             return network, history, str(error)
-        row = EpochMetrics(
-            epoch=epoch,
-            train_loss=fitted.loss,
-            train_accuracy=fitted.accuracy,
-            validation_loss=None,
-            validation_accuracy=None,
-            layers=tuple(layers_of(network)),
-            gradient_mean=fitted.gradient_mean,
-            gradient_max=fitted.gradient_max,
-            rates=(),
-            learning_rate=learning_rates[epoch - 1],
-        )
-        history = (*history, row)
+        history = (*history, fitting.metrics(epoch, learning_rates[epoch - 1], fitted, None))
         store()
     return network, history, None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from lsc_snn.experiments.compare import CLAIM, check_held, place_of
 from lsc_snn.experiments.config import TargetOption, TrainConfig, arm_of, target_label
-from lsc_snn.experiments.data import describe_difference
+from lsc_snn.experiments.data import describe_difference, other_data
 from lsc_snn.experiments.files import read_json
 from lsc_snn.experiments.records import RunResult, read_result
 from lsc_snn.network import NetworkConfig
@@ -219,10 +219,9 @@ def _difference(held: Any, wanted: dict[str, Any]) -> str:
         ours, theirs = held["grid"], wanted["grid"]
         if ours["seeds"][0] != theirs["seeds"][0]:
             return f"first seed = {ours['seeds'][0]}, got {theirs['seeds'][0]}"
-        identities = {label: wanted["data"].get(label) for label in held["data"]}
-        return describe_difference(_narrowed(ours, ours), _narrowed(theirs, ours)) or describe_difference(
-            held["data"], identities
-        )
+        grids = describe_difference(_narrowed(ours, ours), _narrowed(theirs, ours))
+        others = ((label, other_data(stored, wanted["data"][label])) for label, stored in held["data"].items())
+        return grids or next((f"{label}.{difference}" for label, difference in others if difference), "")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         return f"{CLAIM}, got another file of that name"
 

@@ -49,13 +49,18 @@ class Comparison:
     p: float
     """Two-sided, corrected after Holm; NaN likewise."""
 
+    @property
+    def told_apart(self) -> bool:
+        """Whether the arms differ by more than chance explains: p below 0.05."""
+        return self.p < _SURE
+
     def verdict(self) -> str:
         """Say in words how sure one can be."""
         if self.num_seeds < 2:
             return "one seed says nothing"
         if math.isnan(self.p):
             return "the same difference at every seed: no interval"
-        if self.p < _SURE:
+        if self.told_apart:
             better, worse = (self.second, self.first) if self.difference > 0 else (self.first, self.second)
             return f"{better} is better than {worse}"
         return "not told apart"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lsc_snn._checks import check_count, check_positive, is_number
 from lsc_snn.datasets import names, options, read_shd
-from lsc_snn.experiments.config import TargetOption, TrainConfig, arm_of
+from lsc_snn.datasets.registry import keywords
+from lsc_snn.experiments.config import TargetOption, TrainConfig, arm_of, check_keys
 from lsc_snn.experiments.sweep import DataSource, NetworkSource, Sweep
 from lsc_snn.network import SPIKING, NetworkConfig
 
@@ -98,7 +98,7 @@ def sweep_of(values: Mapping[str, Any]) -> Sweep:
     Traceback (most recent call last):
     ValueError: grid: expected known keys, got 'depth'; did you mean 'depths'?
     """
-    _check_keys("grid", values, _OF_SWEEP)
+    check_keys("grid", values, _OF_SWEEP)
     if "data" not in values:
         raise ValueError("data: expected one data set or more, got none; name for example digits")
     given = {**_DEFAULTS, **values}
@@ -132,9 +132,8 @@ def _source(where: str, value: Any) -> DataSource:
     else:
         if not Path(_text(f"{where} folder", folder)).is_dir():
             raise ValueError(f"{where}: expected a folder or one of {', '.join(names())}, got {folder!r}; check it")
-        keyword = inspect.signature(read_shd).parameters.values()
-        known = {"validation": None, **{p.name: p.default for p in keyword if p.kind is p.KEYWORD_ONLY}}
-    _check_keys(where, given, {"name", "folder", "label", *known})
+        known = {"validation": None, **keywords(read_shd)}
+    check_keys(where, given, {"name", "folder", "label", *known})
     for key, option in given.items():
         # Any text is true to Python: crop: "no" would crop.
         if isinstance(known[key], bool) != isinstance(option, bool):
@@ -145,7 +144,7 @@ def _source(where: str, value: Any) -> DataSource:
 
 def _network(where: str, value: Any) -> NetworkSource:
     given = {"neuron": value} if isinstance(value, str) else dict(_mapping(where, value))
-    _check_keys(where, given, {*_OF_NETWORK, "label", "targets", "train"})
+    check_keys(where, given, {*_OF_NETWORK, "label", "targets", "train"})
     label, targets, train = given.pop("label", None), given.pop("targets", None), given.pop("train", {})
     if "neuron" not in given:
         raise ValueError(f"{where}: expected a neuron, got {sorted(given)}; name for example ALIF")
@@ -172,7 +171,7 @@ def _target(where: str, value: Any) -> TargetOption:
 
 def _train(where: str, value: Any) -> dict[str, Any]:
     given = dict(_mapping(where, value))
-    _check_keys(where, given, _OF_TRAIN)
+    check_keys(where, given, _OF_TRAIN)
     if given.get("augment") is not None:
         _mapping(f"{where} augment", given["augment"])
     return given
@@ -217,13 +216,6 @@ def _label(where: str, label: Any, default: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", name):
         raise ValueError(f"{where}: expected a label of letters, digits and ._+-, got {name!r}; give a label")
     return name
-
-
-def _check_keys(where: str, given: Mapping[Any, Any], known: Collection[str]) -> None:
-    for key in given:
-        if key not in known:
-            nearest = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.0)
-            raise ValueError(f"{where}: expected known keys, got {key!r}; did you mean {nearest[0]!r}?")
 
 
 def _kind(value: Any) -> str:

@@ -21,11 +21,11 @@ from lsc_snn.experiments.checkpoint import (
     write_checkpoint,
 )
 from lsc_snn.experiments.config import TrainConfig, read_config
-from lsc_snn.experiments.data import SplitsLike, check_splits, describe_difference, identity, speakers_of
+from lsc_snn.experiments.data import SplitsLike, check_splits, describe_difference, identity, other_data, speakers_of
 from lsc_snn.experiments.files import make_folder, write_json
 from lsc_snn.experiments.fitting import Fitting, prepare
 from lsc_snn.experiments.launch import launched_fabric, on_main
-from lsc_snn.experiments.loop import DivergedError, evaluate, evaluate_samples, layers_of
+from lsc_snn.experiments.loop import DivergedError, evaluate, evaluate_samples
 from lsc_snn.experiments.progress import Progress
 from lsc_snn.experiments.records import EpochMetrics, RunResult, epochs_to, plain, read_result, write_metrics
 from lsc_snn.experiments.refit import refit
@@ -107,7 +107,7 @@ def train(
     progress, (status, reason) = _search(fabric, config, splits, folder, network, found, data, on_epoch, tensorboard)
     refitted = None
     if config.refit:
-        rates = [row.learning_rate or config.learning_rate for row in progress.history[: progress.best_epoch]]
+        rates = [_rate(row, config) for row in progress.history[: progress.best_epoch]]
         network, refitted, failure = refit(fabric, config, splits, folder, rates)
         if failure is not None:
             status, reason = "diverged", f"refit: {failure}"
@@ -141,6 +141,10 @@ def train(
     )
     on_main(fabric, lambda: write_json(folder / "results.json", result.to_dict()))
     return result
+
+
+def _rate(row: EpochMetrics, config: TrainConfig) -> float:
+    return config.learning_rate if row.learning_rate is None else row.learning_rate
 
 
 def _met(config: TrainConfig, splits: SplitsLike) -> set[int]:
@@ -200,18 +204,7 @@ def _search(
                     raise DivergedError(f"validation loss was {got.loss} after epoch {epoch}")
             except DivergedError as error:
                 return progress, ("diverged", str(error))
-            row = EpochMetrics(
-                epoch=epoch,
-                train_loss=fitted.loss,
-                train_accuracy=fitted.accuracy,
-                validation_loss=got.loss,
-                validation_accuracy=got.accuracy,
-                layers=tuple(layers_of(network)),
-                gradient_mean=fitted.gradient_mean,
-                gradient_max=fitted.gradient_max,
-                rates=got.rates,
-                learning_rate=learning_rate,
-            )
+            row = fitting.metrics(epoch, learning_rate, fitted, got)
             on_test = evaluate(fabric, network, splits.test, config).accuracy if config.track_test else None
             progress = progress.after(row, got, time.perf_counter() - start, on_test, config.keep)
             store()
@@ -253,7 +246,7 @@ def _find_run(folder: Path, config: TrainConfig, data: dict[str, Any], resume: b
 
 
 def _check_same_data(folder: Path, stored: dict[str, Any], data: dict[str, Any]) -> None:
-    difference = describe_difference(stored, data)
+    difference = other_data(stored, data)
     if difference:
         raise ValueError(f"{folder}: expected the data of the run that it holds, {difference}; pass those splits")
 

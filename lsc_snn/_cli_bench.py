@@ -242,7 +242,7 @@ def _show(result: SweepResult, as_json: bool) -> None:
         if any(run.chosen for run in runs):
             tell(comparison_table(summarize(runs), f"{network} on {data}"))
         for pair in compare_arms(runs):
-            if pair.p < 0.05:
+            if pair.told_apart:
                 sure = f"p = {pair.p:.2g}, {pair.num_seeds} seeds"
                 tell(f"depth {pair.depth}, {METRICS[pair.metric]}: {pair.verdict()} ({sure})")
     for label, number in result.dropped:

@@ -60,6 +60,7 @@ def test_offline_with_nothing_on_disk_one_line_says_what_is_expected_where(name:
         load(name, root)
     assert "\n" not in str(e.value)
     assert ("download=True" in str(e.value)) == card(name).downloads
+    assert (f"lsc-snn data show {name} --download" in str(e.value)) == card(name).downloads
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,7 +7,16 @@ import pytest
 
 from lsc_snn import NetworkConfig
 from lsc_snn.datasets import EventDataset
-from lsc_snn.experiments.data import check_splits, describe_difference, identity, joined, shares, shuffled
+from lsc_snn.experiments.data import (
+    Splits,
+    check_splits,
+    describe_difference,
+    identity,
+    joined,
+    other_data,
+    shares,
+    shuffled,
+)
 
 
 def test_order_depends_on_seed_and_epoch_alone():
@@ -70,6 +79,25 @@ def test_identity(splits):
     assert first["train"]["samples"] == 50
     swapped = splits._replace(validation=splits.validation.subset(np.arange(21)[::-1]))
     assert "validation.checksum" in describe_difference(first, identity(swapped))
+
+
+def test_binary_data_are_not_taken_for_counted_ones():
+    sizes = {"num_steps": 2, "num_units": 3, "num_classes": 2}
+    binary, counted = (
+        identity(Splits(*[EventDataset([0, 1], [2, 1], [0, 2], [1], [2], counts=counts, **sizes)] * 3))
+        for counts in (None, [1, 3])
+    )
+    assert other_data(binary, counted) == "train.spikes = 2, got 4"
+    assert other_data(counted, binary) == "train.spikes = 4, got 2"
+    assert other_data(counted, counted) == ""
+
+
+def test_identities_of_earlier_versions_without_spikes_still_tell_other_data(splits):
+    data = identity(splits)
+    earlier = {part: {key: n for key, n in sizes.items() if key != "spikes"} for part, sizes in data.items()}
+    assert other_data(earlier, data) == ""
+    earlier["test"]["events"] += 1
+    assert other_data(earlier, data).startswith("test.events = ")
 
 
 def test_splits_have_to_fit_the_network(splits):

@@ -1,5 +1,8 @@
 """Folders that are not theirs, or that cannot be written: one line, and nothing changed."""
 
+import json
+
+import numpy as np
 import pytest
 
 from lsc_snn.experiments.train import train
@@ -86,6 +89,26 @@ def test_other_data_do_not_continue_a_run(configure, splits, tmp_path, finished)
     with pytest.raises(ValueError, match=r"expected the data of the run .* validation.samples = 21, got 20"):
         train(config, other, tmp_path, resume=True)
     assert contents(tmp_path) == before
+
+
+def test_counted_data_do_not_continue_a_run_on_binary_ones(configure, splits, tmp_path):
+    config, train_part = configure(epochs=1), splits.train
+    counted = train_part.subset(range(len(train_part)))
+    counted.counts = np.full(len(counted.times), 2)
+    train(config, splits, tmp_path)
+    with pytest.raises(ValueError, match=r"expected the data of the run that it holds, train.spikes = \d+, got \d+"):
+        train(config, splits._replace(train=counted), tmp_path, resume=True)
+
+
+def test_runs_of_earlier_versions_whose_data_do_not_name_spikes_are_read(configure, splits, tmp_path):
+    config = configure(epochs=1)
+    result = train(config, splits, tmp_path)
+    file = tmp_path / "results.json"
+    written = json.loads(file.read_text())
+    for part in written["data"].values():
+        del part["spikes"]
+    file.write_text(json.dumps(written))
+    assert train(config, splits, tmp_path, resume=True).test == result.test
 
 
 def test_bad_networks_leave_no_folder(configure, splits, tmp_path):
