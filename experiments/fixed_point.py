@@ -251,9 +251,7 @@ def _splits(options: argparse.Namespace) -> SplitsLike:
         digits: SplitsLike = datasets.load_digits()
         return digits
     fitted, test = datasets.load_folder(options.data, bin_ms=options.bin_ms)
-    if fitted.speakers is None:
-        return Splits(*datasets.split_stratified(fitted, 0.15, seed=0), test)
-    return Splits(*datasets.split_by_speaker(fitted, 0.2, seed=0), test)
+    return Splits(*datasets.hold_out(fitted), test)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""A trained network exported to NIR and run in the simulators that import it: ``python -m lsc_snn.experiments.peers``.
+"""A trained network exported to NIR and run in the simulators that import it: ``lsc-snn peers``.
 
 Each layer's spikes are compared with those of the network itself: the share of spikes that both have among those that
 either has, over the valid steps of the test samples. A silent simulator gets 0, unlike with the share of equal entries,
@@ -8,15 +8,12 @@ The readout, which importers do not know, is the network's own, on the simulator
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import importlib.metadata
-import json
-import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,12 +95,11 @@ def compare_peers(
     *,
     simulators: Sequence[Simulator] = SIMULATORS,
     data: str = "",
-    on_row: Callable[[Row], object] = lambda row: None,
 ) -> Matrix:
     """Export a spiking network, run the files in other simulators on the test samples, and return what agreed.
 
     ``config`` says the batch size and the readout. Every file is written and read again. A simulator that is not
-    installed, or fails, has a row that says so. ``on_row`` is called with each row once it is there.
+    installed, or fails, has a row that says so.
 
     Raises ValueError for a network that is not spiking, text, samples of another size, and what NIR cannot express.
     """
@@ -111,24 +107,15 @@ def compare_peers(
     twin = copy.deepcopy(network).double().eval()
     names = tuple(f"layers.{index}" for index in range(len(network.layers)))
     sample = test.batch(list(range(min(8, len(test)))))[0]
-    rows: list[Row] = []
-
-    def add(row: Row) -> None:
-        rows.append(row)
-        on_row(row)
-
-    add(_own(network, twin, config, test))
+    own, accuracy = _own(network, twin, config, test)
+    rows = [own]
     for simulator in (INTERPRETER, *simulators):
         for form in _forms(network, simulator, simulators):
-            add(_row(simulator, form, network, twin, config, test, sample))
-    every = _Tally(len(names))
-    for batch, inputs in _batches(test, config):
-        expected = layer_spikes(twin, inputs)
-        every.add(expected, expected, batch.events.mask(), _hits(twin, expected[-1], batch, config))
+            rows.append(_row(simulator, form, network, twin, config, test, sample))
     layer = network.config.layer
     kind = f"{'feed-forward' if layer.get('recurrent') is False else 'recurrent'} {network.config.neuron}"
     described = f"{len(names)} x {network.config.num_units} {kind}, reset {layer.get('reset', 'soft')}"
-    return Matrix(described, data, len(test), _versions(), names, every.accuracy, tuple(rows))
+    return Matrix(described, data, len(test), _versions(), names, accuracy, tuple(rows))
 
 
 def _versions() -> dict[str, str]:
@@ -210,17 +197,20 @@ def _hits(network: Network, spikes: Tensor, batch: Batch, config: TrainConfig) -
     with torch.no_grad():
         output = network.readout(spikes)
     scores = class_scores(output[0] if isinstance(network.readout, LI) else output, batch.events.mask(), config.readout)
-    return scores.argmax(1).eq(batch.labels)
+    hits: Tensor = scores.argmax(1).eq(batch.labels)
+    return hits
 
 
-def _own(network: Network, twin: Network, config: TrainConfig, test: Part) -> Row:
-    tally = _Tally(len(network.layers))
+def _own(network: Network, twin: Network, config: TrainConfig, test: Part) -> tuple[Row, float]:
+    """Return the row of the network as it is, and the accuracy of its twin in float64."""
+    tally, hits = _Tally(len(network.layers)), 0
     for batch, inputs in _batches(test, config):
         spikes = [z.double() for z in layer_spikes(network, inputs.to(next(network.parameters()).dtype))]
         expected = layer_spikes(twin, inputs)
         tally.add(expected, spikes, batch.events.mask(), _hits(twin, spikes[-1], batch, config))
+        hits += int(_hits(twin, expected[-1], batch, config).sum())
     reason = f"rounding, in {tally.samples} samples" if tally.samples else ""
-    return Row(_OWN, None, "", tally.agreement, tally.accuracy, tally.samples, reason)
+    return Row(_OWN, None, "", tally.agreement, tally.accuracy, tally.samples, reason), hits / tally.size
 
 
 def _row(
@@ -295,39 +285,3 @@ def load_run(path: str | Path) -> tuple[Network, TrainConfig]:
     path = Path(path)
     network = load_network(path)
     return network, read_config(path / "config.json") if path.is_dir() else read_checkpoint(path).config
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Compare the simulators on a run and print the matrix; return 0, or 2 with one line for bad input.
-
-    ``argv`` are the command-line arguments, those of the process if None.
-    """
-    parser = argparse.ArgumentParser(prog="python -m lsc_snn.experiments.peers", description=__doc__)
-    parser.add_argument("run", metavar="RUN|FILE", help="a run's folder, or a .safetensors checkpoint")
-    parser.add_argument("--data", required=True, help="a dataset by name, or a folder with train.h5 and test.h5")
-    parser.add_argument("--bin-ms", type=float, help="length of a time step in milliseconds, for recordings")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch")
-    options = parser.parse_args(argv)
-    from lsc_snn._cli_inputs import load_splits, set_threads
-
-    try:
-        set_threads(options.threads)
-        network, config = load_run(options.run)
-        test = load_splits(options.data, options.bin_ms).test
-        matrix = compare_peers(
-            network,
-            config,
-            test,
-            data=Path(options.data).name,
-            on_row=lambda row: print(f"peers: {row.simulator} ({row.form}) ...", file=sys.stderr, flush=True),
-        )
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"peers: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(json.dumps(matrix.to_dict(), indent=2, allow_nan=False) if options.json else matrix.table())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

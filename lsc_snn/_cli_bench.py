@@ -10,7 +10,7 @@ from rich.progress import Progress, TaskID
 
 from lsc_snn import _checks
 from lsc_snn._cli_inputs import numbers_of
-from lsc_snn._cli_options import DATA, OUTPUT, Json
+from lsc_snn._cli_options import OUTPUT, Json, Root
 from lsc_snn._cli_output import print_json, progress_bar, say, tell
 from lsc_snn._cli_tables import comparison_table
 
@@ -78,10 +78,7 @@ def bench(
             help="Epochs without better validation after which a run stops. [default: 10]", rich_help_panel=GRID
         ),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Folder of the named data sets, as of `data`.", rich_help_panel=DATA),
-    ] = None,
+    root: Root = None,
     workers: Annotated[
         int, typer.Option(help="Runs at once, each in a process of its own.", rich_help_panel=WHERE)
     ] = 1,

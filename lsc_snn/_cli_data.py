@@ -9,7 +9,7 @@ import typer
 
 from lsc_snn import _checks
 from lsc_snn._cli_inputs import DEFAULT_BIN_MS, check_bins, check_figure, load_splits
-from lsc_snn._cli_options import Json
+from lsc_snn._cli_options import Download, Json, Root
 from lsc_snn._cli_output import print_json, status, tell, write_figure, written
 from lsc_snn._cli_tables import rows_table
 from lsc_snn.events import EventBatch
@@ -22,13 +22,6 @@ _TEXT_STEPS, _TITLE_TOKENS = 100, 6
 app = typer.Typer()
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A dataset, as `lsc-snn data list` names it.")]
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Folder of the datasets. [default: LSC_SNN_DATA, else lsc_snn/data in the user's cache folder]",
-    ),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -114,7 +107,7 @@ def show(
     seed: Annotated[int, typer.Option(help="Chooses the samples.")] = 0,
     bin_ms: Annotated[float | None, typer.Option(help="Length of a time step in milliseconds, for recordings.")] = None,
     root: Root = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch the files first where they are missing.")] = False,
+    download: Download = False,
     as_json: Json = False,
 ) -> None:
     """Draw training samples of a dataset: a dot for each event, over time and input unit.
@@ -135,8 +128,6 @@ def show(
     check_figure(picture)
     folder = name not in datasets.names() and Path(name).is_dir()
     card = None if folder else datasets.card(name)
-    if card is None and (root is not None or download):
-        raise ValueError(f"--root, --download: expected the name of a dataset with them, got {name!r}; see data list")
     title = Path(name).resolve().name if card is None else card.title
     with status("reading data"):
         parts: Any

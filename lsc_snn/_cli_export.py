@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,8 +101,6 @@ def export_command(
     _check_new(path, format, force)
     form = FORMS[importer]
     if approximate:
-        from dataclasses import replace
-
         form = replace(form, approximate=True)
     with status("exporting"):
         network, config = load_run(run)

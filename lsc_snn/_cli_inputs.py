@@ -79,6 +79,8 @@ def load_splits(
             f"--data: expected a folder with train.h5 and test.h5 or one of {', '.join(datasets.names())}, "
             f"got {data!r}; check the path"
         )
+    if root is not None or download:
+        raise ValueError(f"--root, --download: expected the name of a dataset with them, got {data!r}; see data list")
     training, test = datasets.load_folder(data, **{"bin_ms": DEFAULT_BIN_MS, **options})
     return Splits(*datasets.hold_out(training), test)
 

@@ -30,6 +30,18 @@ Pool = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of the datasets. [default: LSC_SNN_DATA, else lsc_snn/data in the user's cache folder]",
+        rich_help_panel=DATA,
+    ),
+]
+Download = Annotated[
+    bool,
+    typer.Option("--download", help="Fetch the files first where they are missing.", rich_help_panel=DATA),
+]
 Run = Annotated[
     Path | None,
     typer.Option(

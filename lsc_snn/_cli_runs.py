@@ -23,10 +23,12 @@ from lsc_snn._cli_options import (
     Beta,
     BinMs,
     Data,
+    Download,
     FeedForward,
     Json,
     Pool,
     Reset,
+    Root,
     Tau,
     Threads,
     Threshold,
@@ -93,6 +95,8 @@ def train(
     data: Data = "digits",
     bin_ms: BinMs = None,
     pool: Pool = None,
+    root: Root = None,
+    download: Download = False,
     neuron: flags.Neuron = "ALIF",
     units: Units = 128,
     tau: Tau = None,
@@ -168,7 +172,7 @@ def train(
     tau_of_readout, band = flags.readout_tau_of(readout_tau, neuron), flags.rate_band_of(rate_band)
     augment = flags.augmentation_of(blend, time_scale, time_shift, channel_shift, channel_jitter, event_dropout)
     with status("reading data"):
-        splits = parts_of(data, bin_ms, pool)
+        splits = parts_of(data, bin_ms, pool, root, download)
     base = TrainConfig(
         network.config(*sizes_of(splits.train), dropout=dropout, readout_tau=tau_of_readout),
         epochs=epochs,
@@ -210,16 +214,16 @@ def train(
         tell(comparison_table(comparison.cells, f"{describe(base.network, layers)} on {data}"), f"wrote {out}")
 
 
-def parts_of(data: str, bin_ms: float | None, pool: int | None = None) -> Splits:
+def parts_of(data: str, bin_ms: float | None, pool: int | None, root: Path | None, download: bool) -> Splits:
     """Return the parts of data by its name, text included, or of a folder; raises as ``load_splits`` does."""
     from lsc_snn import datasets
     from lsc_snn.experiments.data import Splits
 
     if data in datasets.names() and datasets.card(data).text:
         check_bins(data, bin_ms, pool)
-        text = datasets.load(data)
+        text = datasets.load(data, root, download=download)
         return Splits(text.train, text.validation, text.test)
-    return load_splits(data, bin_ms, pool)
+    return load_splits(data, bin_ms, pool, root=root, download=download)
 
 
 def arm_of(text: str) -> str | tuple[float, float] | None:

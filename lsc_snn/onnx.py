@@ -238,7 +238,9 @@ def _cell(module: nn.Module) -> Any:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, (SpikingLayer, LI, SSMBlock, FirstLayer, *_GATED))
+    """Whether a module is a layer of which a step can be written: not one of ``lsc_snn.nir``, without a weight."""
+    known = isinstance(module, (SpikingLayer, LI, SSMBlock, FirstLayer, *_GATED))
+    return known and getattr(module, "weight", module) is not None
 
 
 def _width(module: Any) -> int:
@@ -254,8 +256,9 @@ def _sample(model: nn.Module, sample: Tensor | None) -> Tensor:
     for name, module, adapter in find_adapters(model):
         if adapter.role != "feedforward":
             raise ValueError(
-                f"layer {name or 'model'!r}: expected a Network, one layer, or a model without memory, got "
-                f"{type(module).__name__} inside a {type(model).__name__}; export its layers, each as one step"
+                f"layer {name or 'model'!r}: expected a Network, one layer with weights, or a model without memory, "
+                f"got {type(module).__name__}{f' inside a {type(model).__name__}' if name else ''}; "
+                "export its layers, each as one step, or a graph by to_nir"
             )
     if sample is None:
         raise ValueError("sample: expected an input (B, ...) of a model of yours, got None; pass one")

@@ -2,6 +2,7 @@
 
 import h5py
 import numpy as np
+import torch
 from typer.testing import CliRunner
 
 from lsc_snn._cli_app import app
@@ -44,10 +45,18 @@ def write_recordings(path, size, speakers, seed=0, **broken):
         file["extra/speaker"] = values["speaker"]
 
 
-def make_recordings(where):
+def make_recordings(tmp_path):
     """Make a folder of recordings by three speakers."""
-    folder = where / "recordings"
+    folder = tmp_path / "recordings"
     folder.mkdir()
     write_recordings(folder / "train.h5", 24, 3)
     write_recordings(folder / "test.h5", 6, 3, seed=1)
     return folder
+
+
+def in_an_empty_folder(monkeypatch, tmp_path):
+    """Work in an empty folder, and leave the number of threads as it was: an automatic fixture of some files."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

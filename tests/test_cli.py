@@ -8,31 +8,19 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from matplotlib import image
 from safetensors.torch import load_file
 
 import lsc_snn
-from cli_cases import QUICK, SMALL, SPEECH, make_recordings, refused, run, write_recordings
+from cli_cases import QUICK, SMALL, SPEECH, in_an_empty_folder, make_recordings, refused, run, write_recordings
 from lsc_snn import _cli_networks, cli
 from lsc_snn._cli_inputs import load_splits
 from lsc_snn.experiments import demo
 from lsc_snn.experiments.checkpoint import load_network
 from run_cases import contents, make_config, make_splits
 
-
-@pytest.fixture(autouse=True)
-def same_threads(monkeypatch, tmp_path):
-    """Work in an empty folder, and leave the number of threads as it was."""
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def recordings(tmp_path):
-    return make_recordings(tmp_path)
+same_threads = pytest.fixture(autouse=True)(in_an_empty_folder)
+recordings = pytest.fixture(make_recordings)
 
 
 def test_help_shows_every_command_and_no_command_shows_the_help():

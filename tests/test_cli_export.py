@@ -99,7 +99,7 @@ def test_an_approximation_has_lif_nodes_alone(soft):
     assert kinds == {nir.Input, nir.LIF, nir.Linear, nir.Output}
     assert nir.Threshold in {type(node) for node in read_graph("exact.nir").nodes["layers_0"].nodes.values()}
     card = json.loads(Path("lif.nir.card.json").read_text())
-    assert card["file"] == {"format": "nir", "dt": 1e-4, "form": "approximate"}
+    assert card["file"] == {"format": "nir", "dt": 1e-4, "form": "--approximate"}
     assert card["metrics"] is None
 
 
@@ -227,3 +227,11 @@ def test_peers_prints_the_matrix(trained):
     norse = next(line for (name, _, form), line in lines.items() if (name, form) == ("Norse", "--for norse"))
     assert [cell.strip() for cell in norse.split("|")[4:6]] == ["100", "100"]
     assert "layers.1" in run("peers", trained, *QUIET).stdout
+    told = json.loads(run("peers", trained, "--json", *QUIET).stdout)
+    assert {"this library, float32", "NIR interpreter", "snnTorch", "Norse"} <= {
+        row["simulator"] for row in told["rows"]
+    }
+
+
+def test_peers_of_nothing_is_one_line():
+    assert "no such file" in refused(run("peers", "absent", *QUIET))

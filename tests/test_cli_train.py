@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import lsc_snn
-from cli_cases import ARMS, QUICK, make_recordings, refused, run
+from cli_cases import ARMS, QUICK, in_an_empty_folder, make_recordings, refused, run
 from lsc_snn._cli_inputs import load_splits
 from lsc_snn.datasets.augment import Augmentation
 from lsc_snn.experiments.checkpoint import load_network
@@ -17,19 +17,8 @@ from lsc_snn.experiments.config import TrainConfig
 from lsc_snn.experiments.records import read_result
 from run_cases import contents
 
-
-@pytest.fixture(autouse=True)
-def same_threads(monkeypatch, tmp_path):
-    """Work in an empty folder, and leave the number of threads as it was."""
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def recordings(tmp_path):
-    return make_recordings(tmp_path)
+same_threads = pytest.fixture(autouse=True)(in_an_empty_folder)
+recordings = pytest.fixture(make_recordings)
 
 
 def test_train_compares_and_its_runs_can_be_measured(recordings, tmp_path):
@@ -115,7 +104,7 @@ def test_train_reads_text(monkeypatch, tmp_path):
     lines = ["the cat sat on the mat", "the dog sat on the log"] * 10
     for name, size in (("train", 20), ("valid", 4), ("test", 6)):
         (tmp_path / f"ptb.{name}.txt").write_text("\n".join(lines[:size]) + "\n")
-    monkeypatch.setattr("lsc_snn.datasets.load", functools.partial(lsc_snn.datasets.load, root=tmp_path, verify=False))
+    monkeypatch.setattr("lsc_snn.datasets.load", functools.partial(lsc_snn.datasets.load, verify=False))
     arms = (
         "--depths",
         "1",
@@ -134,6 +123,8 @@ def test_train_reads_text(monkeypatch, tmp_path):
         "train",
         "--data",
         "ptb",
+        "--root",
+        tmp_path,
         "--out",
         "runs",
         *arms,
@@ -179,6 +170,8 @@ BAD_FLAGS = {
     "rates in the wrong order": ("train", "--out", "runs", "--rate-band", "0.2:0.1"),
     "rates of a GRU": ("train", "--out", "runs", "--neuron", "GRU", "--rate-band", "0.1:0.2"),
     "fluctuation of a GRU": ("train", "--out", "runs", "--neuron", "GRU", "--targets", "fluctuation"),
+    "a folder and a root": ("train", "--out", "runs", "--data", ".", "--root", "."),
+    "a download of a folder": ("train", "--out", "runs", "--data", ".", "--download"),
     "recurrent GRU": ("train", "--out", "runs", "--neuron", "GRU", "--feed-forward"),
     "readout time constant": ("train", "--out", "runs", "--readout-tau", "fast"),
     "blend above one": ("train", "--out", "runs", "--blend", "1.5"),

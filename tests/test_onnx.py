@@ -7,6 +7,8 @@ from torch import nn
 
 import lsc_snn as lsc
 from lsc_snn.network import Network, NetworkConfig
+from lsc_snn.nir.synaptic import Synaptic
+from lsc_snn.nir.units import Integrators, Units
 from lsc_snn.onnx import Step, to_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -125,6 +127,9 @@ def test_a_model_without_memory_is_one_map():
             torch.zeros(1, 3),
             r"layer '0': expected a Network.*got LIF inside a Sequential",
         ),
+        (Units((4,)), None, r"layer 'model': expected .* one layer with weights, .*, got Units; .*to_nir"),
+        (Integrators((4,), leaky=False), None, r"got Integrators; .*to_nir"),
+        (nn.Sequential(nn.Linear(3, 4), Synaptic((4,))), None, r"layer '1': .*got Synaptic inside a Sequential"),
         (nn.GRU(3, 2, num_layers=2), None, r"model: expected GRU of one layer and direction"),
         (nn.LSTM(3, 2, bidirectional=True), None, r"model: expected LSTM of one layer and direction"),
     ],

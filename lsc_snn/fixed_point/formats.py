@@ -36,7 +36,7 @@ class NumberFormat:
 
     >>> NumberFormat(weight_bits=1)
     Traceback (most recent call last):
-    ValueError: weight_bits: expected 2 to 32 bits, got 1
+    ValueError: weight_bits: expected an integer >= 2, got 1; choose at least 2
     """
 
     weight_bits: int = 8
@@ -56,9 +56,9 @@ class NumberFormat:
         """Check every value."""
         for name, low, high in (("weight_bits", 2, 32), ("potential_bits", 2, 32), ("decay_bits", 1, 30)):
             value = getattr(self, name)
-            _checks.check_count(name, value)
-            if not low <= value <= high:
-                raise ValueError(f"{name}: expected {low} to {high} bits, got {value}")
+            _checks.check_count(name, value, minimum=low)
+            if value > high:
+                raise ValueError(f"{name}: expected {low} to {high} bits, got {value}; choose fewer")
         _checks.check_in("decay", self.decay, DECAYS)
         for name in ("per_channel", "power_of_two"):
             if not isinstance(getattr(self, name), bool):

@@ -32,7 +32,7 @@ def time_constant(name: str, alpha: Values, dt: float) -> Values:
     if not bool(((alpha >= 0) & (alpha < 1)).all()):
         raise ValueError(
             f"{name}: expected decays per step from 0 to below 1, got {alpha.min():g} to {alpha.max():g}; "
-            "a time constant can say no other: clamp them, or use a smaller dt"
+            "a time constant can say no other: clamp them, or give neurons of Norse a smaller dt"
         )
     return dt / (1 - alpha)
 
@@ -67,11 +67,11 @@ def hard(name: str, alpha: Values, threshold: Values, dt: float, synapse: Values
     zeros = np.zeros_like(alpha)
     if synapse is None and bool((alpha == 1).all()):
         return spiking(nir.IF, r=np.full_like(alpha, 1 / dt), v_threshold=threshold, v_reset=zeros)
-    tau = time_constant(f"{name}: membrane decay", alpha, dt)
+    tau = time_constant(f"layer {name!r}: membrane decay", alpha, dt)
     same = {"r": tau / dt, "v_leak": zeros, "v_threshold": threshold, "v_reset": zeros}
     if synapse is None:
         return spiking(nir.LIF, tau=tau, **same)
-    tau_syn = time_constant(f"{name}: synaptic decay", synapse, dt)
+    tau_syn = time_constant(f"layer {name!r}: synaptic decay", synapse, dt)
     return spiking(nir.CubaLIF, tau_syn=tau_syn, tau_mem=tau, w_in=tau_syn / dt, **same)
 
 
@@ -115,9 +115,9 @@ def composed(
     first = "v" if synapse is None else "synapse"
     edges: Edges = [("input", first)]
     if synapse is not None:
-        nodes["synapse"] = integrator(f"{name}: synaptic decay", synapse, dt)
+        nodes["synapse"] = integrator(f"layer {name!r}: synaptic decay", synapse, dt)
         edges.append(("synapse", "v"))
-    nodes["v"] = integrator(f"{name}: membrane decay", alpha, dt)
+    nodes["v"] = integrator(f"layer {name!r}: membrane decay", alpha, dt)
     nodes["spike"] = nir.Threshold(threshold=threshold)
     edges.append(("v", "spike"))
     if weight is not None:
@@ -139,7 +139,7 @@ def composed(
 
 def _adaptation(name: str, rho: Values, dt: float) -> Any:
     """Return the node of a' = rho a + (1 - rho) z."""
-    tau = time_constant(f"{name}: adaptation decay", rho, dt)
+    tau = time_constant(f"layer {name!r}: adaptation decay", rho, dt)
     return nir.LI(tau=tau, r=np.ones_like(tau), v_leak=np.zeros_like(tau))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import nir
@@ -17,6 +18,7 @@ from lsc_snn.nir.export_layers import Layer, affine, block_of
 from lsc_snn.nir.export_resistance import unit_resistance
 from lsc_snn.nir.export_wiring import INPUT, Wiring, chain_of, wire, wire_chain
 from lsc_snn.nir.interpret import interpret
+from lsc_snn.nir.restore import Layers
 from lsc_snn.trace import Call
 
 START, END = "input", "output"
@@ -75,6 +77,7 @@ def to_nir(
     twin = _twin(model)
     chain = chain_of(twin) if call is None else None
     wiring, given = _wired(twin, chain, _sample(chain, sample).cpu(), call)
+    wiring.prefix = "layers." if isinstance(model, Layers) else ""  # else names would grow at every round trip
     _fold(wiring)
     if not approximate:
         _verify(_graph(wiring, dt, np.float64, False, unit_r), wiring, given, dt)
@@ -193,7 +196,7 @@ def _graph(wiring: Wiring, dt: float, dtype: Any, approximate: bool, unit: bool)
         layer = Layer(name, before, after, dt, dtype, approximate, name in wiring.potentials, mean)
         block = block_of(module, layer)
         if block.weight is not None:
-            enters[name] = f"{names[name]}_weights"
+            enters[name] = _free(f"{names[name]}_weights", {*names.values(), *nodes})
             nodes[enters[name]] = affine(block.weight, block.bias)
             edges.append((enters[name], names[name]))
         elif block.bias is not None and block.bias.any():
@@ -235,23 +238,26 @@ def _add_bias(
             return
     if bias.ndim != 1:
         raise ValueError(f"layer {name!r}: expected a vector as its input, with a recurrent bias, got {bias.shape}")
-    constant = f"{names[name]}_bias"
+    constant = _free(f"{names[name]}_bias", {*names.values(), *nodes})
     nodes[constant] = affine(np.eye(len(bias), dtype=dtype), bias)
     edges.append((constant, enters[name]))
     enters[name] = constant
 
 
 def _names(wiring: Wiring) -> dict[str, str]:
-    """Return node names that importers take: without dots, and no two alike, those of added nodes included."""
-    names, taken = {INPUT: START}, {START, END}
+    """Return node names that importers take: without dots, and no two alike."""
+    names = {INPUT: START}
     for name in wiring.modules:
-        legal = name.replace(".", "_")
+        legal = name.removeprefix(wiring.prefix).replace(".", "_")
         legal = legal if legal.isidentifier() else f"layer_{legal}"
-        while {legal, f"{legal}_weights", f"{legal}_bias"} & taken:
-            legal += "_"
-        names[name] = legal
-        taken |= {legal, f"{legal}_weights", f"{legal}_bias"}
+        names[name] = _free(legal, {END, *names.values()})
     return names
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _verify(graph: Any, wiring: Wiring, sample: NDArray[Any], dt: float) -> None:

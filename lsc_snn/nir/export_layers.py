@@ -77,7 +77,7 @@ def block_of(module: nn.Module, layer: Layer) -> Block:
     if isinstance(module, Synaptic):
         return _synaptic(module, layer)
     if isinstance(module, LI):
-        node = compose.integrator(layer.name, layer.per_unit(module.alpha), layer.dt)
+        node = compose.integrator(f"layer {layer.name!r}", layer.per_unit(module.alpha), layer.dt)
         return Block(node, layer.weights(module.weight), _bias(module.bias))
     package = type(module).__module__.partition(".")[0]
     if package == "snntorch":

@@ -51,14 +51,14 @@ def block_of(module: Any, layer: Layer) -> Block:
     leak = layer.per_unit(p.v_leak)
     membrane = {"r": np.ones_like(leak), "v_leak": leak}
     tau = compose.time_constant(
-        f"{layer.name}: membrane decay", 1 - layer.per_unit(module.dt * p.tau_mem_inv), layer.dt
+        f"layer {layer.name!r}: membrane decay", 1 - layer.per_unit(module.dt * p.tau_mem_inv), layer.dt
     )
     if kind is LIBoxCell:
         return Block(nir.LI(tau=tau, **membrane))
     if kind is LIFBoxCell:
         return Block(_box(p, layer, tau, membrane))
     synapse = 1 - layer.per_unit(module.dt * p.tau_syn_inv)
-    tau_syn = compose.time_constant(f"{layer.name}: synaptic decay", synapse, layer.dt)
+    tau_syn = compose.time_constant(f"layer {layer.name!r}: synaptic decay", synapse, layer.dt)
     own = layer.weights(getattr(module, "input_weights", None))
     if kind in (LI, LICell, LILinearCell):
         return Block(_integrator(layer, synapse, tau, membrane), own)
@@ -99,7 +99,7 @@ def _integrator(layer: Layer, synapse: Any, tau: Any, membrane: dict[str, Any]) 
     return nir.NIRGraph(
         nodes={
             "input": nir.Input(input_type={"input": size}),
-            "synapse": compose.integrator(f"{layer.name}: synaptic decay", synapse, layer.dt),
+            "synapse": compose.integrator(f"layer {layer.name!r}: synaptic decay", synapse, layer.dt),
             "v": nir.LI(tau=tau, **membrane),
             "output": nir.Output(output_type={"output": size}),
         },

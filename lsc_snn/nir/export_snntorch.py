@@ -49,7 +49,7 @@ def block_of(module: Any, layer: Layer) -> Block:
         return Block(hard if weight is None else compose.recurrent(hard, weight), bias=bias)
     subtracted = threshold if reset == "subtract" else None
     if layer.potential and subtracted is None and weight is None and synapse is None:
-        return Block(compose.integrator(layer.name, alpha, layer.dt))
+        return Block(compose.integrator(f"layer {layer.name!r}", alpha, layer.dt))
     node = compose.composed(layer.name, alpha, threshold, layer.dt, reset=subtracted, weight=weight, synapse=synapse)
     if layer.potential:
         node.edges[-1] = ("v", "output")

@@ -33,7 +33,7 @@ class Wiring:
 
     ``late`` are the edges that deliver the output of the step before. ``potentials`` are the neurons of which another
     module, or the output, reads the potential and not the spikes. ``means`` are the mean outputs, and ``result``
-    (T, B, ...) is what the module named ``output`` gave.
+    (T, B, ...) is what the module named ``output`` gave. Names of nodes leave ``prefix`` out.
     """
 
     input_shape: Shape
@@ -44,6 +44,7 @@ class Wiring:
     potentials: set[str] = field(default_factory=set)
     means: dict[str, Tensor] = field(default_factory=dict)
     output: str = INPUT
+    prefix: str = ""
     result: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def sources(self, name: str) -> list[str]:

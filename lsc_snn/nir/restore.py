@@ -75,8 +75,8 @@ def from_nir(
     own weights. LIF nodes become layers with ``reset="hard"``, recurrent ones too, in the four-node form or flat; a
     ``v_reset`` that is not the rest becomes a weight of each neuron to itself. The compositions of ``to_nir`` become
     LIF, ALIF, and layers with any reset; a CubaLIF ``Synaptic``; IF and I, and neurons behind convolutions, ``Units``
-    and ``Integrators``. A recurrent bias, as snnTorch writes one, counts
-    at every step, the first too. Surrogates are no part of a graph: the layers have the default one.
+    and ``Integrators``. A recurrent bias, as snnTorch writes one, counts at every step, the first too. Surrogates are
+    no part of a graph: the layers have the default one.
 
     Args:
         graph: a ``nir.NIRGraph`` of these nodes, CubaLI, and Affine, Linear, Conv1d, Conv2d, AvgPool2d and Flatten.

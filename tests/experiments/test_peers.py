@@ -1,7 +1,6 @@
 """Networks in other simulators: the same spikes where they do as the file says, and the smallest case where not."""
 
 import importlib.metadata
-import json
 from dataclasses import replace
 
 import nir
@@ -10,8 +9,6 @@ import pytest
 import torch
 
 from lsc_snn import NetworkConfig
-from lsc_snn.experiments import peers
-from lsc_snn.experiments.checkpoint import Checkpoint, snapshot, write_checkpoint
 from lsc_snn.experiments.config import TrainConfig
 from lsc_snn.experiments.peer_graphs import DT, FORMS, Form, graph_of, up_to, with_unit_thresholds
 from lsc_snn.experiments.peer_simulators import INTERPRETER, SIMULATORS, Simulator, undisturbed
@@ -220,18 +217,9 @@ def test_what_is_refused(config, test, message):
         compare_peers(Network(config.network), config, test, simulators=[])
 
 
-def test_the_module_is_a_command(tmp_path, capsys):
-    config = TrainConfig(NetworkConfig(64, 10, num_layers=1, num_units=6, neuron="LIF", layer={"reset": "hard"}))
-    file = tmp_path / "network.safetensors"
-    write_checkpoint(file, Checkpoint(config, 0, {}, snapshot(Network(config.network).state_dict()), {}))
-    assert peers.main([str(file), "--data", "digits", "--json", "--threads", "1"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {row["simulator"] for row in told["rows"]} == {"this library, float32", "NIR interpreter", *BY_NAME}
-    assert told["test_samples"] == 359
-    assert peers.main([str(tmp_path / "absent"), "--data", "digits", "--threads", "1"]) == 2
-    error = capsys.readouterr().err
-    assert "no such file" in error
-    assert "Traceback" not in error
+def test_every_simulator_has_a_row():
+    _, rows = rows_of(reset="hard")
+    assert {simulator for simulator, _ in rows} == {"this library, float32", "NIR interpreter", *BY_NAME}
 
 
 @pytest.mark.parametrize(("layers", "first"), [(2, "n00_"), (60, "n000_")])

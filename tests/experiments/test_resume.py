@@ -163,4 +163,6 @@ def test_two_processes_train_as_one_with_everything(configure, splits, tmp_path,
 def test_two_processes_read_a_text_as_one(configure, tmp_path):
     network = {"num_inputs": 4, "num_classes": 4, "neuron": "GRU", "layer": {}, "num_layers": 1}
     config = configure(epochs=3, network=network, bptt_steps=5, batch_size=5, stabilize_batch=4)
-    assert_agree(launched(config, tmp_path / "two", "make_text"), train(config, run_cases.make_text(), tmp_path / "one"))
+    assert_agree(
+        launched(config, tmp_path / "two", "make_text"), train(config, run_cases.make_text(), tmp_path / "one")
+    )

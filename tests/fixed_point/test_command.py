@@ -84,7 +84,7 @@ def test_the_command_writes_table_and_figure(tmp_path, config, splits, monkeypat
     ("arguments", "message"),
     [
         (["--bits", "3,x"], "bits: expected integers separated by commas, got '3,x'"),
-        (["--bits", "1"], "weight_bits: expected 2 to 32 bits, got 1"),
+        (["--bits", "1"], "weight_bits: expected an integer >= 2, got 1; choose at least 2"),
         (["--bits", "4,40"], "weight_bits: expected 2 to 32 bits, got 40"),
         (["--data", "absent"], "absent"),
         (["--run", "absent"], "absent"),

@@ -67,7 +67,8 @@ def test_scales():
     ("options", "error", "message"),
     [
         ({"weight_bits": 33}, ValueError, "weight_bits: expected 2 to 32 bits, got 33"),
-        ({"potential_bits": 1}, ValueError, "potential_bits: expected 2 to 32 bits, got 1"),
+        ({"weight_bits": 0}, ValueError, "weight_bits: expected an integer >= 2, got 0; choose at least 2"),
+        ({"potential_bits": 1}, ValueError, "potential_bits: expected an integer >= 2, got 1; choose at least 2"),
         ({"decay_bits": 31}, ValueError, "decay_bits"),
         ({"weight_bits": 8.0}, TypeError, "weight_bits: expected an integer, got float"),
         ({"decay": "shfit"}, ValueError, "did you mean 'shift'"),

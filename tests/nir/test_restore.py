@@ -1,33 +1,20 @@
 """Graphs as layers: round trips of our own, graphs of snnTorch and Norse, and what no layer does, named."""
 
-import inspect
-from itertools import pairwise
-
 import nir
 import norse.torch as norse
 import numpy as np
 import pytest
 import snntorch as snn
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import lsc_snn as lsc
 from lsc_snn.nir import from_nir, interpret, read_graph, to_nir, write_graph
 from lsc_snn.nir.restore import Layers
 from lsc_snn.nir.units import Integrators, Units
+from nir_cases import WEIGHT, alike, any_network, chain, ends, graph_of, network, quick_lif, recurrent, spikes, spiking
 
 DT = 1e-3
-
-
-def spikes(seed, *shape, rate=0.4):
-    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < rate).double()
-
-
-def network(neuron="LIF", seed=0, **layer):
-    config = lsc.NetworkConfig(12, 5, num_layers=2, num_units=16, neuron=neuron, layer=layer)
-    return lsc.Network(config, seed=seed).double()
 
 
 def values(layer):
@@ -43,16 +30,9 @@ def assert_alike(one, two, tolerance):
         np.testing.assert_allclose(two[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-@settings(max_examples=12)
-@given(
-    seed=st.integers(0, 2**31),
-    neuron=st.sampled_from(["LIF", "ALIF", "LSNN"]),
-    recurrent=st.booleans(),
-    reset=st.sampled_from(["soft", "hard", "none"]),
-)
-def test_a_round_trip_keeps_parameters_and_every_spike(seed, neuron, recurrent, reset):
-    if neuron != "LIF" and reset == "hard":
-        reset = "none"
+@any_network
+def test_a_round_trip_keeps_parameters_and_every_spike(seed, kind, recurrent):
+    neuron, reset = kind
     options = {"tau": torch.linspace(0.5, 30, 16), "threshold": torch.linspace(0.5, 1.5, 16)}
     model = network(neuron, seed % 1000, recurrent=recurrent, reset=reset, bias=True, **options)
     with torch.no_grad():
@@ -60,7 +40,7 @@ def test_a_round_trip_keeps_parameters_and_every_spike(seed, neuron, recurrent, 
             layer.bias.normal_(0, 0.1, generator=torch.Generator().manual_seed(seed))
     restored = from_nir(to_nir(model, dt=DT), dt=DT, dtype=torch.float64)
     assert list(restored.layers) == ["layers_0", "layers_1", "readout"]
-    signal = sample = spikes(seed, 40, 3, 12)
+    signal = sample = spikes(seed, 40, 3, 12).double()
     for ours, theirs in zip(model.layers, restored.layers.values(), strict=False):
         assert type(theirs) is (lsc.LIF if neuron == "LIF" else lsc.ALIF)
         assert theirs.reset == reset
@@ -82,7 +62,7 @@ def test_a_round_trip_by_a_file_keeps_float32(tmp_path, neuron, reset):
         assert theirs.weight.dtype == torch.float32
         assert_alike(values(ours), values(theirs), 1e-6)
         assert torch.equal(theirs.weight, ours.weight)
-    sample = spikes(1, 40, 3, 12).float()
+    sample = spikes(1, 40, 3, 12)
     ours, theirs = model.layers[0](sample)[0], next(iter(restored.layers.values()))(sample)[0]
     assert torch.equal(ours, theirs)
 
@@ -125,7 +105,7 @@ class Convolutional(nn.Module):
 @pytest.mark.parametrize(("kind", "shape"), [(Skip, (10,)), (Convolutional, (2, 8, 8))])
 def test_branches_and_shapes_come_back_and_go_out_again(kind, shape):
     torch.manual_seed(0)
-    sample = spikes(2, 20, 3, *shape)
+    sample = spikes(2, 20, 3, *shape).double()
     graph = to_nir(kind().double(), dt=DT, sample=sample)
     expected = interpret(graph, sample.numpy(), dt=DT).outputs["output"]
     assert expected.std() > 0
@@ -139,7 +119,7 @@ def test_branches_and_shapes_come_back_and_go_out_again(kind, shape):
 def test_restored_layers_are_measured_and_take_events():
     model = network("ALIF").float()
     restored = from_nir(to_nir(model, dt=DT), dt=DT)
-    sample = spikes(3, 30, 4, 12).float()
+    sample = spikes(3, 30, 4, 12)
     ours, theirs = lsc.measure(model, sample), lsc.measure(restored, sample)
     torch.testing.assert_close(torch.as_tensor(theirs.time), torch.as_tensor(ours.time), rtol=1e-3, atol=1e-4)
     events = lsc.EventBatch.from_dense(sample)
@@ -149,7 +129,7 @@ def test_restored_layers_are_measured_and_take_events():
 def test_layers_without_weights_are_measured_and_check_their_input():
     units = Units((6,), tau=5.0)
     model = Layers({"fc": nn.Linear(6, 6), "u": units}, {"fc": ["in"], "u": ["fc"]}, ["u"])
-    report = lsc.measure(model, spikes(4, 20, 2, 6).float())
+    report = lsc.measure(model, spikes(4, 20, 2, 6))
     assert report.time[0] == pytest.approx(float(units.alpha[0].detach()), abs=1e-3)
     for layer in (Units((2, 3)), Integrators((2, 3))):
         with pytest.raises(ValueError, match=r"inputs: expected shape \(time steps, batch, 2, 3\)"):
@@ -173,13 +153,13 @@ def as_snntorch_writes(seed=0, bias=False, units=4, outputs=3):
     nodes = {
         "input": nir.Input(input_type={"input": np.array([5])}),
         "0": nir.Affine(generator.normal(size=(units, 5)).astype(np.float32), np.zeros(units, np.float32)),
-        "1.lif": with_reset(nir.LIF, **lif),
+        "1.lif": spiking(nir.LIF, v_reset=np.zeros(units), **lif),
         "1.w_rec": nir.Affine(
             generator.normal(size=(units, units)).astype(np.float32),
             np.float32(0.3 * bias) * np.ones(units, np.float32),
         ),
         "2": nir.Affine(generator.normal(size=(outputs, units)).astype(np.float32), np.zeros(outputs, np.float32)),
-        "3": with_reset(nir.CubaLIF, **cuba, w_in=two / 1e-4),
+        "3": spiking(nir.CubaLIF, v_reset=np.zeros(outputs), **cuba, w_in=two / 1e-4),
         "output": nir.Output(output_type={"output": np.array([outputs])}),
     }
     edges = [
@@ -189,15 +169,8 @@ def as_snntorch_writes(seed=0, bias=False, units=4, outputs=3):
     return nir.NIRGraph(nodes=nodes, edges=edges)
 
 
-def with_reset(kind, **parameters):
-    """Return a node that says that it resets to zero, which old releases of nir have no field for."""
-    node = kind(**parameters)
-    node.v_reset = np.zeros_like(node.v_threshold)
-    return node
-
-
 def test_a_graph_as_snntorch_writes_it():
-    graph, sample = as_snntorch_writes(), spikes(5, 40, 3, 5)
+    graph, sample = as_snntorch_writes(), spikes(5, 40, 3, 5).double()
     restored = from_nir(graph, dt=1e-4, dtype=torch.float64)
     assert [(name, type(layer).__name__) for name, layer in restored.layers.items()] == [
         ("1", "LIF"), ("2", "Linear"), ("3", "Synaptic")
@@ -210,7 +183,7 @@ def test_a_graph_as_snntorch_writes_it():
 
 
 def test_a_recurrent_bias_of_snntorch_counts_from_the_first_step_on():
-    graph, sample = as_snntorch_writes(bias=True), spikes(6, 40, 3, 5)
+    graph, sample = as_snntorch_writes(bias=True), spikes(6, 40, 3, 5).double()
     beta = torch.linspace(0.6, 0.9, 4)
     reference = snn.RLeaky(beta=beta, threshold=0.5, linear_features=4, reset_mechanism="zero", reset_delay=False)
     with torch.no_grad():
@@ -242,7 +215,7 @@ def test_graphs_that_snntorch_wrote(kind):
     graph = export_to_nir(model, torch.zeros(1, 5), ignore_dims=[0])
     for module in (model[1], model[3]):
         module.reset_mem()
-    sample = spikes(7, 40, 3, 5).float()
+    sample = spikes(7, 40, 3, 5)
     expected = torch.stack([model(step) for step in sample])
     assert expected.any()
     assert torch.equal(from_nir(graph, dt=1e-4)(sample), expected)
@@ -257,7 +230,7 @@ def test_graphs_that_norse_wrote(kind, batch):
     parameters = {"LIFBoxCell": norse.LIFBoxParameters(v_th=torch.tensor(0.1)), "LIBoxCell": norse.LIBoxParameters()}
     make = lambda: getattr(norse, kind)(parameters[kind])  # noqa: E731
     model = norse.SequentialState(nn.Linear(5, 4), make(), nn.Linear(4, 3), make())
-    sample, state, expected = spikes(8, 40, 3, 5).float(), None, []
+    sample, state, expected = spikes(8, 40, 3, 5), None, []
     for step in sample:
         z, state = model(step, state)
         expected.append(z)
@@ -269,28 +242,9 @@ def test_graphs_that_norse_wrote(kind, batch):
         from_nir(norse.to_nir(model, torch.zeros(*batch, 5)), dt=1e-3, reset="hard")
 
 
-def chain(*nodes, size=3, last=None):
-    names = [f"n{index}" for index in range(len(nodes))]
-    ends = {"input": nir.Input(input_type={"input": np.atleast_1d(size)}), "output": nir.Output(
-        output_type={"output": np.atleast_1d(last or size)})}  # fmt: skip
-    path = ["input", *names, "output"]
-    graph = nir.NIRGraph(nodes=ends | dict(zip(names, nodes, strict=True)), edges=list(pairwise(path)))
-    return graph
-
-
-def lif(**changes):
-    parameters = {"tau": 4e-3, "r": 4.0, "v_leak": 0.0, "v_threshold": 0.537} | changes
-    return nir.LIF(**{name: np.full(3, value) for name, value in parameters.items()})
-
-
-WEIGHT = np.array([[0.5, 0.2, 0], [0.1, 0.9, 0.3], [0, 0.4, 0.7]])
-
-
 def test_a_lif_that_does_not_say_its_reset():
-    node = lif()
-    node.__dict__.pop("v_reset", None)
-    node.v_reset = None  # as in a file of nir 1.0.4
-    graph, sample = chain(nir.Linear(WEIGHT), node), spikes(9, 30, 2, 3)
+    node = quick_lif(v_reset=None)  # as in a file of nir 1.0.4
+    graph, sample = chain([3], nir.Linear(WEIGHT), node), spikes(9, 30, 2, 3).double()
     with pytest.raises(ValueError, match=r"node 'n1': expected v_reset, got a LIF without.*reset='soft' or 'hard'"):
         from_nir(graph, dt=DT)
     subtracted = from_nir(graph, dt=DT, reset="soft", dtype=torch.float64)(sample).detach().numpy()
@@ -302,9 +256,8 @@ def test_a_lif_that_does_not_say_its_reset():
 
 
 def test_a_rest_and_a_resistance_of_any_size_are_taken_over():
-    node = lif(v_leak=-0.2, v_threshold=0.1, r=2.5)
-    node.v_reset = np.full(3, -0.2)
-    graph, sample = chain(nir.Linear(WEIGHT), node), spikes(10, 30, 2, 3)
+    node = quick_lif(v_leak=-0.2, v_threshold=0.1, r=2.5, v_reset=-0.2)
+    graph, sample = chain([3], nir.Linear(WEIGHT), node), spikes(10, 30, 2, 3).double()
     restored = from_nir(graph, dt=DT, dtype=torch.float64)
     np.testing.assert_allclose(restored.layers["n1"].threshold.detach().numpy(), 0.3)
     expected = interpret(graph, sample.numpy(), dt=DT).outputs["output"]
@@ -313,8 +266,8 @@ def test_a_rest_and_a_resistance_of_any_size_are_taken_over():
 
 
 def test_a_subgraph_that_is_no_composition_is_opened():
-    inner = chain(nir.Linear(WEIGHT), nir.LI(np.full(3, 2e-3), np.full(3, 2.0), np.zeros(3)))
-    graph, sample = chain(inner, nir.Affine(WEIGHT, np.ones(3))), spikes(11, 10, 2, 3)
+    inner = chain([3], nir.Linear(WEIGHT), nir.LI(np.full(3, 2e-3), np.full(3, 2.0), np.zeros(3)))
+    graph, sample = chain([3], inner, nir.Affine(WEIGHT, np.ones(3))), spikes(11, 10, 2, 3).double()
     restored = from_nir(graph, dt=DT, dtype=torch.float64)
     assert list(restored.layers) == ["n0_n1", "n1"]
     expected = interpret(graph, sample.numpy(), dt=DT).outputs["output"]
@@ -329,59 +282,41 @@ def changed(**nodes):
 
 
 def looped():
-    graph = chain(with_reset(nir.LIF, **vars_of(lif())), with_reset(nir.LIF, **vars_of(lif())))
+    graph = chain([3], quick_lif(), quick_lif())
     graph.edges.append(("n1", "n0"))
     return graph
 
 
-def vars_of(node):
-    return {name: getattr(node, name) for name in ("tau", "r", "v_leak", "v_threshold")}
-
-
-def in_a_loop(node, weight=WEIGHT):
-    """Return input -> node -> output, and back through a matrix."""
-    graph = chain(node)
-    graph.nodes["w"] = nir.Linear(weight)
-    graph.edges += [("n0", "w"), ("w", "n0")]
-    return graph
-
-
-def changed_reset(node, v_reset):
-    node.v_reset = np.full_like(node.v_threshold, v_reset)
-    return node
-
-
-# Newer versions of nir infer shapes themselves, and stop at some of these before we do.
-UNCHECKED = {"type_check": False} if "type_check" in inspect.signature(nir.NIRGraph).parameters else {}
 ONES = np.ones(3)
 UNSUPPORTED = {
-    "Delay": (chain(nir.Delay(ONES * DT)), r"node 'n0': expected IF, .*, got Delay; no layer"),
-    "Scale": (chain(nir.Scale(ONES)), r"node 'n0': .*got Scale"),
-    "Threshold": (chain(nir.Threshold(ONES)), r"node 'n0': .*got Threshold"),
-    "leak of LI": (chain(nir.LI(ONES, ONES, ONES)), r"node 'n0': expected v_leak of 0, got 1"),
+    "Delay": (chain([3], nir.Delay(ONES * DT)), r"node 'n0': expected IF, .*, got Delay; no layer"),
+    "Scale": (chain([3], nir.Scale(ONES)), r"node 'n0': .*got Scale"),
+    "Threshold": (chain([3], nir.Threshold(ONES)), r"node 'n0': .*got Threshold"),
+    "leak of LI": (chain([3], nir.LI(ONES, ONES, ONES)), r"node 'n0': expected v_leak of 0, got 1"),
     "a loop of two": (looped(), r"graph: expected no loop but that of a neuron.*n0"),
-    "a recurrent LI": (in_a_loop(nir.LI(ONES, ONES, 0 * ONES)), r"node 'n0': expected a recurrence of spiking neurons"),
+    "a recurrent LI": (
+        recurrent(WEIGHT, nir.LI(ONES, ONES, 0 * ONES)), r"node 'lif': expected a recurrence of spiking neurons"
+    ),
     "a recurrence of channels": (
-        nir.NIRGraph(
-            nodes={
-                "input": nir.Input(input_type={"input": np.array([2, 3])}),
-                "n": changed_reset(nir.LIF(*(np.full((2, 3), value) for value in (1.0, 1.0, 0.0, 1.0))), 0.0),
+        graph_of(
+            {
+                **ends([2, 3]),
+                "n": alike(nir.LIF, (2, 3), tau=1, r=1, v_leak=0, v_threshold=1, v_reset=0),
                 "w": nir.Linear(WEIGHT),
-                "output": nir.Output(output_type={"output": np.array([2, 3])}),
             },
-            edges=[("input", "n"), ("n", "w"), ("w", "n"), ("n", "output")],
-            **UNCHECKED,
+            [("input", "n"), ("n", "w"), ("w", "n"), ("n", "output")],
         ),
         r"node 'n': expected a vector of recurrent neurons, got shape \(2, 3\)",
     ),
     "an input that does not count": (
-        chain(with_reset(nir.IF, r=-ONES, v_threshold=ONES)), r"node 'n0': expected an input that counts, r > 0, got"
+        chain([3], alike(nir.IF, 3, r=-1, v_threshold=1, v_reset=0)),
+        r"node 'n0': expected an input that counts, r > 0, got"
     ),
     "a reset to no rest behind a convolution": (
         chain(
+            (1, 3),
             nir.Conv1d(3, np.ones((1, 1, 1)), 1, 0, 1, 1, np.zeros(1)),
-            changed_reset(nir.LIF(*(np.full((1, 3), value) for value in (1.0, 1.0, 0.0, 1.0))), 0.5),
-            size=(1, 3),
+            alike(nir.LIF, (1, 3), tau=1, r=1, v_leak=0, v_threshold=1, v_reset=0.5),
         ),
         r"node 'n1': expected a reset to rest, or the threshold to be subtracted",
     ),
@@ -389,7 +324,9 @@ UNSUPPORTED = {
         changed(digit_3=nir.Threshold(ONES)), r"node 'layer': expected a composition as lsc_snn\.to_nir writes it"
     ),
     "another adaptation": (changed(a_now=nir.LI(ONES, ONES, 0 * ONES)), r"node 'layer': expected a composition as"),
-    "a slow neuron": (chain(nir.LI(ONES * 1e3, ONES * 1e6, 0 * ONES)), r"node 'n0': expected decays per step between"),
+    "a slow neuron": (
+        chain([3], nir.LI(ONES * 1e3, ONES * 1e6, 0 * ONES)), r"node 'n0': expected decays per step between"
+    ),
 }  # fmt: skip
 
 

@@ -14,66 +14,40 @@ import lsc_snn as lsc
 from lsc_snn.nir import from_nir, interpret, to_nir
 from lsc_snn.nir.synaptic import Synaptic
 from lsc_snn.nir.units import Integrators, Units
-from nir_cases import chain as chain_of_shape
+from nir_cases import WEIGHT, alike, chain, ends, graph_of, quick_lif, recurrent, spikes, spiking
 
 DT = 1e-3
 ONES = np.ones(3)
-WEIGHT = np.array([[0.5, 0.2, 0], [0.1, 0.9, 0.3], [0, 0.4, 0.7]])
 
 
-def spikes(seed, *shape, rate=0.4):
-    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < rate).double()
-
-
-def chain(*nodes, size=3, last=None):
-    return chain_of_shape(np.atleast_1d(size), *nodes, out=np.atleast_1d(last or size))
-
-
-def lif(**changes):
-    parameters = {"tau": 4e-3, "r": 4.0, "v_leak": 0.0, "v_threshold": 0.537} | changes
-    return nir.LIF(**{name: np.full(3, value) for name, value in parameters.items()})
-
-
-def in_a_loop(node, weight=WEIGHT):
-    """Return input -> node -> output, and back through a matrix."""
-    graph = chain(node)
-    graph.nodes["w"] = nir.Linear(weight)
-    graph.edges += [("n0", "w"), ("w", "n0")]
-    return graph
-
-
-def changed_reset(node, v_reset):
-    node.v_reset = np.full_like(node.v_threshold, v_reset)
-    return node
-
-
-def cuba(reset=0.0, **changes):
+def cuba(reset=0.0, shape=3, **changes):
     values = {"tau_syn": 3e-3, "tau_mem": 5e-3, "r": 1.0, "v_leak": 0.0, "v_threshold": 0.06, "w_in": 1.5} | changes
-    return changed_reset(nir.CubaLIF(**{name: np.full(3, value) for name, value in values.items()}), reset)
+    return alike(nir.CubaLIF, shape, v_reset=reset, **values)
 
 
 def iaf(reset=0.0, r=0.7 / DT):
-    return changed_reset(nir.IF(r=np.array([r, 0.5 * r, r]), v_threshold=np.full(3, 0.8)), reset)
+    return spiking(nir.IF, r=[r, 0.5 * r, r], v_threshold=0.8 * ONES, v_reset=reset * ONES)
 
 
 BACK = np.array([[0.0, -0.3, 0.2], [0.4, 0.1, 0.0], [0.3, 0.3, -0.5]])
 FOUND = {
-    "IF": (chain(nir.Linear(WEIGHT), iaf()), "Units"),
-    "IF with nothing in front": (chain(iaf()), "Units"),
-    "a recurrent IF": (in_a_loop(iaf(), BACK), "Units"),
-    "IF that resets elsewhere": (chain(nir.Affine(WEIGHT, ONES * 0.1), iaf(reset=-0.3)), "Units"),
+    "IF": (chain([3], nir.Linear(WEIGHT), iaf()), "Units"),
+    "IF with nothing in front": (chain([3], iaf()), "Units"),
+    "a recurrent IF": (recurrent(BACK, iaf()), "Units"),
+    "IF that resets elsewhere": (chain([3], nir.Affine(WEIGHT, ONES * 0.1), iaf(reset=-0.3)), "Units"),
     "LIF that resets elsewhere": (
-        chain(nir.Linear(WEIGHT), changed_reset(lif(v_leak=-0.1), 0.2)), "LIF"
+        chain([3], nir.Linear(WEIGHT), quick_lif(v_leak=-0.1, v_reset=0.2)), "LIF"
     ),
-    "a recurrent LIF that resets elsewhere": (in_a_loop(changed_reset(lif(), -0.4), BACK), "Units"),
-    "a CubaLIF that resets elsewhere": (chain(nir.Linear(WEIGHT), cuba(reset=-0.02)), "Synaptic"),
-    "a recurrent CubaLIF": (in_a_loop(cuba(), BACK), "Synaptic"),
-    "a recurrent CubaLIF that resets elsewhere": (in_a_loop(cuba(reset=-0.02, v_leak=0.01), BACK), "Synaptic"),
+    "a recurrent LIF that resets elsewhere": (recurrent(BACK, quick_lif(v_reset=-0.4)), "Units"),
+    "a CubaLIF that resets elsewhere": (chain([3], nir.Linear(WEIGHT), cuba(reset=-0.02)), "Synaptic"),
+    "a recurrent CubaLIF": (recurrent(BACK, cuba()), "Synaptic"),
+    "a recurrent CubaLIF that resets elsewhere": (recurrent(BACK, cuba(reset=-0.02, v_leak=0.01)), "Synaptic"),
     "a LIF of another r behind a convolution": (
         chain(
+            (1, 3),
             nir.Conv1d(3, np.full((2, 1, 1), 0.5), 1, 0, 1, 1, np.zeros(2)),
-            changed_reset(nir.LIF(*(np.full((2, 3), value) for value in (4e-3, 3.0, 0.0, 0.2))), 0.0),
-            size=(1, 3), last=(2, 3),
+            alike(nir.LIF, (2, 3), tau=4e-3, r=3, v_leak=0, v_threshold=0.2, v_reset=0),
+            out=(2, 3),
         ), "Units"
     ),
 }  # fmt: skip
@@ -83,7 +57,7 @@ FOUND = {
 def test_neurons_of_nodes_give_the_spikes_of_the_interpreter(kind):
     graph, layer = FOUND[kind]
     shape = tuple(graph.nodes["input"].input_type["input"])
-    sample = spikes(12, 60, 4, *shape)
+    sample = spikes(12, 60, 4, *shape).double()
     expected = interpret(graph, sample.numpy(), dt=DT).outputs["output"]
     assert 0.02 < expected.mean() < 0.9
     restored = from_nir(graph, dt=DT, dtype=torch.float64)
@@ -94,14 +68,15 @@ def test_neurons_of_nodes_give_the_spikes_of_the_interpreter(kind):
         np.testing.assert_array_equal(interpret(again, sample.numpy(), dt=DT).outputs["output"], expected)
         return
     with pytest.raises(
-        ValueError, match=r"layer 'layers.n[01]': expected membranes without .* a recurrence of their own"
+        ValueError, match=r"layer 'layers\.(n1|lif)': expected membranes without .* a recurrence of their own"
     ):
         to_nir(restored, dt=DT, sample=sample)
 
 
 @pytest.mark.parametrize("front", [nir.Affine(WEIGHT, ONES), None])
 def test_an_integrator_without_leak_is_a_readout(front):
-    graph, sample = chain(*([] if front is None else [front]), nir.I(0.6 * ONES / DT)), spikes(13, 20, 2, 3)
+    graph = chain([3], *([] if front is None else [front]), nir.I(0.6 * ONES / DT))
+    sample = spikes(13, 20, 2, 3).double()
     restored = from_nir(graph, dt=DT, dtype=torch.float64)
     expected = interpret(graph, sample.numpy(), dt=DT).outputs["output"]
     np.testing.assert_allclose(restored(sample).detach().numpy(), expected, atol=1e-12)
@@ -112,8 +87,8 @@ def test_an_integrator_without_leak_is_a_readout(front):
 
 @pytest.mark.skipif(not hasattr(nir, "CubaLI"), reason="CubaLI came with nir 1.0.8")
 def test_a_current_based_integrator():
-    graph = chain(nir.Linear(WEIGHT), nir.CubaLI(3e-3 * ONES, 5e-3 * ONES, ONES, 0 * ONES, w_in=1.5 * ONES))
-    sample = spikes(14, 20, 2, 3)
+    graph = chain([3], nir.Linear(WEIGHT), nir.CubaLI(3e-3 * ONES, 5e-3 * ONES, ONES, 0 * ONES, w_in=1.5 * ONES))
+    sample = spikes(14, 20, 2, 3).double()
     expected = interpret(graph, sample.numpy(), dt=DT).outputs["output"]
     np.testing.assert_allclose(from_nir(graph, dt=DT, dtype=torch.float64)(sample).detach().numpy(), expected)
 
@@ -122,7 +97,7 @@ def test_recurrent_synaptic_neurons_of_snntorch_make_the_round_trip():
     torch.manual_seed(0)
     alpha, beta = torch.linspace(0.3, 0.6, 3), torch.linspace(0.7, 0.9, 3)
     neurons = snn.RSynaptic(alpha, beta, linear_features=3).double()
-    sample = spikes(15, 60, 3, 3)
+    sample = spikes(15, 60, 3, 3).double()
     graph = to_nir(neurons, dt=DT, sample=sample)
     restored = from_nir(graph, dt=DT, dtype=torch.float64)
     layer = list(restored.layers.values())[-1]
@@ -140,7 +115,7 @@ def test_recurrent_synaptic_neurons_of_snntorch_make_the_round_trip():
 def test_recurrent_current_based_neurons_of_norse_make_the_round_trip():
     torch.manual_seed(0)
     neurons = norse.LIFRecurrent(5, 4, p=norse.LIFParameters(v_th=torch.as_tensor(0.2)))
-    sample = spikes(16, 60, 3, 5)
+    sample = spikes(16, 60, 3, 5).double()
     graph = to_nir(neurons, dt=DT, sample=sample)
     restored = from_nir(graph, dt=DT, dtype=torch.float64)
     expected = interpret(graph, sample.numpy(), dt=DT).outputs["output"]
@@ -173,7 +148,7 @@ def test_a_recurrent_synaptic_layer_is_measured_and_stabilised_and_takes_events(
                 out.append(spk)
             return self.readout(torch.stack(out))[0]
 
-    sample = spikes(17, 30, 8, 20).float()
+    sample = spikes(17, 30, 8, 20)
     model = from_nir(to_nir(Recurrent(), dt=DT, sample=sample), dt=DT)
     profile = lsc.gradient_profile(model, sample)
     assert profile.shape == (30, 1)
@@ -210,7 +185,7 @@ def off_target(report):
 @pytest.mark.parametrize(("procedure", "sweeps", "left"), [("fast", 30, 0.2), ("gradient", 6, 0.9)])
 def test_neurons_behind_convolutions_are_measured_and_stabilised(procedure, sweeps, left):
     torch.manual_seed(0)
-    sample = spikes(18, 12, 3, 2, 8, 8).float()
+    sample = spikes(18, 12, 3, 2, 8, 8)
     model = from_nir(to_nir(Images(), dt=DT, sample=sample), dt=DT)
     power, exact = (lsc.measure(model, sample, method=method) for method in ("power", "exact"))
     torch.testing.assert_close(power.depth, exact.depth, rtol=0.1, atol=0.02)
@@ -225,10 +200,8 @@ def test_neurons_behind_convolutions_are_measured_and_stabilised(procedure, swee
 def test_names_that_modules_cannot_have_or_share():
     names = ["items", "a.b", "a.c", "a_b", "training"]
     nodes = {name: nir.Linear(WEIGHT) for name in names}
-    ends = {"input": nir.Input(input_type={"input": np.array([3])}), "output": nir.Output(
-        output_type={"output": np.array([3])})}  # fmt: skip
-    graph = nir.NIRGraph(nodes=ends | nodes, edges=list(pairwise(["input", *names, "output"])))
-    restored, sample = from_nir(graph, dt=DT, dtype=torch.float64), spikes(19, 3, 2, 3)
+    graph = graph_of(ends([3]) | nodes, pairwise(["input", *names, "output"]))
+    restored, sample = from_nir(graph, dt=DT, dtype=torch.float64), spikes(19, 3, 2, 3).double()
     assert len(restored.layers) == 5
     expected = interpret(graph, sample.numpy(), dt=DT).outputs["output"]
     np.testing.assert_allclose(restored(sample).detach().numpy(), expected)
@@ -236,10 +209,10 @@ def test_names_that_modules_cannot_have_or_share():
 
 def test_what_is_added_takes_no_name_of_another_node():
     integrator = nir.I(0.6 * ONES / DT)
-    graph = chain(integrator, nir.Linear(WEIGHT * 0.1))
+    graph = chain([3], integrator, nir.Linear(WEIGHT * 0.1))
     graph.nodes["n0_weights"] = graph.nodes.pop("n1")
     graph.edges = [tuple("n0_weights" if end == "n1" else end for end in edge) for edge in graph.edges]
-    restored, sample = from_nir(graph, dt=DT, dtype=torch.float64), spikes(20, 30, 2, 3)
+    restored, sample = from_nir(graph, dt=DT, dtype=torch.float64), spikes(20, 30, 2, 3).double()
     assert list(restored.layers) == ["n0_weights_", "n0", "n0_weights"]
     expected = interpret(graph, sample.numpy(), dt=DT).outputs["output"]
     np.testing.assert_allclose(restored(sample).detach().numpy(), expected)
@@ -258,7 +231,7 @@ def test_a_synaptic_neuron_has_the_radii_that_it_had_in_snntorch():
             return torch.stack([self.two(self.fc2(self.one(self.fc1(step)))) for step in x])
 
     torch.manual_seed(0)
-    model, sample = Two(), spikes(21, 20, 4, 12).float()
+    model, sample = Two(), spikes(21, 20, 4, 12)
     restored = from_nir(to_nir(model, dt=DT, sample=sample), dt=DT)
     ours, theirs = lsc.measure(restored, sample), lsc.measure(model, sample)
     torch.testing.assert_close(ours.time, theirs.time, rtol=1e-3, atol=1e-3)
@@ -266,10 +239,9 @@ def test_a_synaptic_neuron_has_the_radii_that_it_had_in_snntorch():
 
 
 def test_shapes_of_synaptic_neurons_come_back_and_go_out_again():
-    ones = np.ones((2, 3))
-    node = changed_reset(nir.CubaLIF(3e-3 * ones, 5e-3 * ones, ones, 0 * ones, 0.06 * ones, 1.5 * ones), 0.0)
+    node = cuba(shape=(2, 3))
     conv = nir.Conv1d(3, np.full((2, 1, 1), 0.5), 1, 0, 1, 1, np.zeros(2))
-    graph, sample = chain(conv, node, size=(1, 3), last=(2, 3)), spikes(22, 40, 2, 1, 3)
+    graph, sample = chain((1, 3), conv, node, out=(2, 3)), spikes(22, 40, 2, 1, 3).double()
     expected = interpret(graph, sample.numpy(), dt=DT).outputs["output"]
     assert 0.02 < expected.mean() < 0.9
     restored = from_nir(graph, dt=DT, dtype=torch.float64)
