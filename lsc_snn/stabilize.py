@@ -29,6 +29,8 @@ RATE_BAND = (0.01, 0.5)
 _NUM_TIMES, _WIDE = 8, 1024
 """Time steps of each sample in a measurement, as in ``measure``; half as many on the way. Layers with more variables
 than ``_WIDE`` take fewer, by the square of their number: a product costs that, and a mean over many varies little."""
+_COARSE_MATVECS = 32
+"""Products for each radius on the way. A mean comes out about 1 % low, a fifth of what most tolerances allow."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def stabilize(
         return trace(model, next(batch_of_sweep), num_times=times, call=call, generator=_seeded(generator, seed))
 
     def measured(coarse: bool = False) -> RadiusReport:
-        return report_of(traced(coarse), seed=seed)
+        return report_of(traced(coarse), num_matvecs=_COARSE_MATVECS if coarse else None, seed=seed)
 
     def visited(time_generator: torch.Generator) -> Grid:
         return trace(model, next(batch_of_sweep), num_times=1, call=call, generator=time_generator)

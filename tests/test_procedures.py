@@ -180,6 +180,16 @@ def test_a_radius_is_not_pushed_below_its_floor():
     assert time.factors == pytest.approx([0.945 / 1.2], rel=1e-5)
 
 
+def test_a_radius_below_what_its_floor_allows_is_left_there_not_raised():
+    depth, time = Dummy(), Dummy(floor=0.9)
+    procedure = fast(depth, time)
+    assert procedure.badness(report(0.8, 0.5, 0.1)) == 0.0
+    assert not procedure.sweep(report(0.8, 0.5, 0.1))
+    assert time.factors == []
+    procedure.sweep(report(0.3, 0.5, 0.1))  # below the target too
+    assert time.factors == pytest.approx([0.5 / 0.3], rel=1e-5)
+
+
 def test_a_rate_that_no_knob_moves_holds_nothing_up():
     depth, time = Dummy(), Dummy()
     assert not fast(depth, time).sweep(report(0.5, 0.5, 0.6))

@@ -24,7 +24,8 @@ _WAKE = 0.25
 _COLLAPSE = 0.1
 """Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
 _ABOVE_FLOOR = 1.05
-"""A radius that cannot fall to its target goes this near to its floor: nearer, recurrent weights would just vanish."""
+"""A radius that cannot fall to its target goes this near to its floor, or stays where it is if it is nearer or below:
+recurrent weights would just vanish, or grow without end."""
 _PATIENCE, _RESTART = 4, 1 / 8
 """Sweeps in a row that bring a spiking layer on ready ground no nearer, before it, and all above, start again at this
 share of the scale at which they were nearest. Other layers creep: a gate that saturates follows its knob ever more
@@ -209,8 +210,7 @@ class Fast:
         stuck = {key for key, secant in self._secants.items() if secant.stuck}
         dials = [dial for dial in self._goal.dials(report) if dial.layer not in self._given_up]
         dials = [dial for dial in dials if (dial.kind, dial.layer) not in stuck]
-        floors = [0.0 if dial.knob is None else _ABOVE_FLOOR * dial.knob.floor for dial in dials]
-        return [dial._replace(target=max(dial.target, floor)) for dial, floor in zip(dials, floors, strict=True)]
+        return [dial._replace(target=_attainable(dial)) for dial in dials]
 
     def _turn(self, dial: Dial, *, silent: bool) -> bool:
         if dial.knob is None or not movable(dial.knob):
@@ -232,6 +232,12 @@ class Fast:
         if knob is not None and step:
             knob.turn(math.exp(step))
         return step != 0
+
+
+def _attainable(dial: Dial) -> float:
+    """Return the target of a dial, or the radius nearest to it that its knob can give."""
+    floor = 0.0 if dial.knob is None else _ABOVE_FLOOR * dial.knob.floor
+    return max(dial.target, min(dial.radius, floor))
 
 
 def run(goal: Goal, measure: Callable[[bool], RadiusReport], max_sweeps: int) -> Iterator[tuple[RadiusReport, float]]:
