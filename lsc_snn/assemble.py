@@ -16,6 +16,9 @@ from lsc_snn.knobs import Knob, multiplied, together
 from lsc_snn.recording import CellRow, Row, SequenceRow
 from lsc_snn.replay import Between, Replay, at_points, close
 
+_FEWEST = 8
+"""Points over which a mean radius is taken, however wide the layers are."""
+
 
 class Assembly:
     """From rows to the grid: which layer stands below which, what acts in between, and at which points."""
@@ -66,14 +69,16 @@ class Assembly:
         """Say whether what arrives at a row depends on one of these leaves."""
         return any(id(leaf) in self._sources[row.name] for leaf in leaves)
 
-    def grid(self, num_times: int, generator: torch.Generator | None) -> Grid:
-        """Return the grid of the pass."""
+    def grid(self, num_times: int, generator: torch.Generator | None, wide: int | None) -> Grid:
+        """Return the grid of the pass; ``trace`` says what the arguments are."""
         rows = [*self._layers, *self._readouts[-1:]]
         looped = {row.name: self._fed_back(row) for row in rows}
         latency = {row.name: _latency(row, self._steps) for row in rows}
         lengths = self._lengths()
         first, last = int(any(looped.values())), lengths - max(latency.values())
         points = _choose_points(first, last, num_times, generator)
+        if wide is not None:
+            points = _thinned(points, max(wide, *(_width(row) for row in self._layers)) / wide)
         valid = torch.arange(self._steps, device=lengths.device)[:, None] < lengths
         whole = Between(self._rows, self._start, self._output, points, (self._steps, self._batch))
         layout = self._layout
@@ -239,6 +244,12 @@ def _outputs_of(pass_: Between) -> list[Tensor]:
     return [entry for entry in (output if isinstance(output, tuple | list) else [output]) if isinstance(entry, Tensor)]
 
 
+def _width(row: Row) -> int:
+    """Return how many variables a layer carries for one sample."""
+    zero = torch.zeros(1, dtype=torch.long, device=row.leaves(0)[0].device)
+    return sum(tensor.numel() for tensor in row.at(Points(zero, zero))[1])
+
+
 def _latency(row: Row, steps: int) -> int:
     """Return after how many steps an input reaches the output: 0 for most, 1 for cells that integrate first.
 
@@ -276,3 +287,11 @@ def _choose_points(first: int, last: Tensor, num_times: int, generator: torch.Ge
     times = first + edges[:-1] + (share.to(device) * widths).long()
     samples = torch.arange(batch, device=device).expand(num_times, -1)
     return Points(times[widths > 0], samples[widths > 0])
+
+
+def _thinned(points: Points, ratio: float) -> Points:
+    """Return every so manyth point, evenly, for layers ``ratio`` times wider than such as are measured at all."""
+    count = len(points.times)
+    kept = min(count, max(_FEWEST, int(count / ratio**2)))
+    index = torch.linspace(0, count - 1, kept, dtype=torch.float64).round().long().to(points.times.device)
+    return Points(points.times[index], points.samples[index])

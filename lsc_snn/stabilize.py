@@ -28,7 +28,8 @@ RATE_BAND = (0.01, 0.5)
 """Default band of the mean firing rate, in spikes per unit and step: a layer outside is silent or saturated."""
 _NUM_TIMES, _WIDE = 8, 1024
 """Time steps of each sample in a measurement, as in ``measure``; half as many on the way. Layers with more variables
-than ``_WIDE`` take fewer, by the square of their number: a product costs that, and a mean over many varies little."""
+than ``_WIDE`` are measured at fewer points: a product costs the square of their number, and a mean over many varies
+little."""
 _COARSE_MATVECS = 32
 """Products for each radius on the way. A mean comes out about 1 % low, a fifth of what most tolerances allow."""
 
@@ -131,11 +132,13 @@ def stabilize(
     # the knobs, which secant steps need.
     batch_of_sweep = itertools.chain([first], stream)
 
-    num_times = _NUM_TIMES
+    unused: list[Grid] = []
 
     def traced(coarse: bool = False) -> Grid:
-        times = max(1, num_times // 2) if coarse else num_times
-        return trace(model, next(batch_of_sweep), num_times=times, call=call, generator=_seeded(generator, seed))
+        if unused:
+            return unused.pop()
+        times, drawn = _NUM_TIMES // 2 if coarse else _NUM_TIMES, _seeded(generator, seed)
+        return trace(model, next(batch_of_sweep), num_times=times, call=call, generator=drawn, wide=_WIDE)
 
     def measured(coarse: bool = False) -> RadiusReport:
         return report_of(traced(coarse), num_matvecs=_COARSE_MATVECS if coarse else None, seed=seed)
@@ -147,8 +150,7 @@ def stabilize(
     best_badness = math.inf
     kept = best_parameters = snapshot(model.parameters())
     try:
-        grid = trace(model, first, num_times=1, call=call)
-        num_times = max(1, _NUM_TIMES * _WIDE**2 // max(_WIDE, _widest(grid)) ** 2)
+        grid = traced()
         wanted = Target.parse(target, grid.num_steps, len(grid.layers))
         if isinstance(target, str) and not any(layer.memory for layer in grid.layers):
             wanted = Target.one()  # without time there is one path to every layer, and nothing to cancel
@@ -157,6 +159,8 @@ def stabilize(
         held = [parameter for knobs in goal.knobs for knob in knobs if knob for parameter in knob.parameters]
         movable = [*model.parameters(), *held]
         kept = best_parameters = snapshot(movable)
+        unused.append(grid)  # every procedure begins with the model as it is
+        del grid  # or all that it recorded would live to the end
         if procedure == "fast":
             reports = fast.run(goal, measured, max_sweeps)
         elif procedure == "gradient":
@@ -191,12 +195,6 @@ def stabilize(
         history=tuple(history),
         reasons=goal.reasons(after),
     )
-
-
-def _widest(grid: Grid) -> int:
-    """Return the largest number of variables that a layer carries."""
-    points = len(grid.points.times)
-    return max(sum(tensor.numel() for tensor in layer.memory) // points for layer in grid.layers)
 
 
 def _seeded(generator: torch.Generator | None, seed: int) -> torch.Generator | None:

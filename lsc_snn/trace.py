@@ -141,13 +141,15 @@ def trace(
     num_times: int = 8,
     call: Call | None = None,
     generator: torch.Generator | None = None,
+    wide: int | None = None,
 ) -> Grid:
     """Run the model's own forward once, in eval mode, and return its transitions at ``num_times`` steps of each sample.
 
     Steps are spread evenly over the valid length of each sample; with a ``generator`` (CPU), each is drawn at random
-    from its share. A sample with fewer valid steps than ``num_times`` gives each of them once. The gradient is cut
-    where a layer hands its output up, so that what stands between two layers is recorded by autograd, and a transition
-    sees nothing but one step.
+    from its share. A sample with fewer valid steps than ``num_times`` gives each of them once. Where a layer carries
+    more than ``wide`` variables, an even choice of these points is taken, fewer by the square of their number. The
+    gradient is cut where a layer hands its output up, so that what stands between two layers is recorded by autograd,
+    and a transition sees nothing but one step.
 
     Raises ValueError or TypeError for bad inputs (``check_inputs``), a model without a known layer, a module with
     memory that no adapter knows, a layer that is never called, or not as often as the others, one that is used as
@@ -189,7 +191,7 @@ def trace(
         return again, forward(batch, lambda entry, args, kwargs: _record_call(again, entry, args, kwargs, outputs))
 
     with torch.enable_grad():  # whatever mode the caller is in
-        return Assembly(list(rows.values()), start, output, model, replay).grid(num_times, generator)
+        return Assembly(list(rows.values()), start, output, model, replay).grid(num_times, generator, wide)
 
 
 def _record_call(

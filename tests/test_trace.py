@@ -179,6 +179,20 @@ def test_a_generator_draws_the_steps_and_repeats():
     assert times(None).reshape(4, 3)[:, 0].tolist() == [5, 15, 25, 35]
 
 
+def test_wide_layers_are_measured_at_fewer_of_the_same_points_spread_over_steps_and_samples():
+    layer, _ = make_layer("LIF")  # 6 variables for each sample
+    x = torch.zeros(40, 16, 5, dtype=torch.float64)
+    pairs = [
+        list(zip(points.times.tolist(), points.samples.tolist(), strict=True))
+        for points in (trace(layer, x, num_times=8, wide=wide).points for wide in (None, 6, 3, 1))
+    ]
+    assert [len(found) for found in pairs] == [128, 128, 32, 8]
+    assert pairs[1] == pairs[0]
+    assert all(set(found) < set(pairs[0]) and len(set(found)) == len(found) for found in pairs[2:])
+    assert len({time for time, _ in pairs[2]}) == 8
+    assert len({sample for _, sample in pairs[2]}) >= 8
+
+
 def test_a_short_sample_does_not_enter_its_own_products_twice():
     """With something between the layers, a step that was recorded twice once doubled the depth radius."""
     model, x = Residual(), drive(3)
