@@ -19,19 +19,16 @@ from lsc_snn.events import Inputs
 from lsc_snn.grid import Grid
 from lsc_snn.measure import RadiusReport, draw_seed, report_of
 from lsc_snn.procedures import fast, gradient, paper
-from lsc_snn.procedures.goal import Goal, knobs_of
+from lsc_snn.procedures.goal import FULL, Effort, Goal, knobs_of
 from lsc_snn.theory import Target
 from lsc_snn.trace import Call, handled_modules, trace
 
 PROCEDURES = ("fast", "gradient", "paper")
 RATE_BAND = (0.01, 0.5)
 """Default band of the mean firing rate, in spikes per unit and step: a layer outside is silent or saturated."""
-_NUM_TIMES, _WIDE = 8, 1024
-"""Time steps of each sample in a measurement, as in ``measure``; half as many on the way. Layers with more variables
-than ``_WIDE`` are measured at fewer points: a product costs the square of their number, and a mean over many varies
-little."""
-_COARSE_MATVECS = 32
-"""Products for each radius on the way. A mean comes out about 1 % low, a fifth of what most tolerances allow."""
+_WIDE = 1024
+"""Layers with more variables are measured at fewer points: a product costs the square of their number, and a mean over
+many varies little."""
 
 
 @dataclass(frozen=True)
@@ -134,14 +131,14 @@ def stabilize(
 
     unused: list[Grid] = []
 
-    def traced(coarse: bool = False) -> Grid:
+    def traced(effort: Effort = FULL) -> Grid:
         if unused:
             return unused.pop()
-        times, drawn = _NUM_TIMES // 2 if coarse else _NUM_TIMES, _seeded(generator, seed)
-        return trace(model, next(batch_of_sweep), num_times=times, call=call, generator=drawn, wide=_WIDE)
+        drawn = _seeded(generator, seed)
+        return trace(model, next(batch_of_sweep), num_times=effort.num_times, call=call, generator=drawn, wide=_WIDE)
 
-    def measured(coarse: bool = False) -> RadiusReport:
-        return report_of(traced(coarse), num_matvecs=_COARSE_MATVECS if coarse else None, seed=seed)
+    def measured(effort: Effort = FULL) -> RadiusReport:
+        return report_of(traced(effort), num_matvecs=effort.num_matvecs, seed=seed)
 
     def visited(time_generator: torch.Generator) -> Grid:
         return trace(model, next(batch_of_sweep), num_times=1, call=call, generator=time_generator)

@@ -159,17 +159,49 @@ def test_a_layer_that_comes_nearer_is_not_started_again():
     assert 1 / 8 not in depth.factors
 
 
-@pytest.mark.parametrize(("nearest", "given_up"), [(0.8, True), (0.56, False)])
-def test_a_layer_that_stays_far_after_a_second_start_is_left_where_it_was_nearest(nearest, given_up):
+@pytest.mark.parametrize(("nearest", "scale"), [(0.8, 1 / 8), (3.0, 1.0)])
+def test_a_layer_that_stays_far_after_a_second_start_is_left_where_it_was_nearest(nearest, scale):
+    """That is after the second start, if it came nearer there than 1.0, the best of the first."""
     depth, time = Dummy(), Dummy()
     procedure = fast(depth, time)
     failing(procedure, 0.1)
-    start = depth.value.item()
+    assert depth.value.item() == 1 / 8
     for index in range(6):
-        assert procedure.sweep(report(0.5, (nearest, 2.0, 1.5)[min(index, 1 + index % 2)], 0.1))
-    assert depth.value.item() == pytest.approx(start if given_up else start / 8)
-    assert procedure.sweep(report(0.5, 2.0, 0.1)) is not given_up
-    assert (procedure.badness(report(0.5, 2.0, 0.1)) == 0) is given_up
+        assert procedure.sweep(report(0.5, (nearest, 5.0, 4.0)[min(index, 1 + index % 2)], 0.1))
+    assert depth.value.item() == pytest.approx(scale)
+    assert not procedure.sweep(report(0.5, 2.0, 0.1))
+    assert procedure.badness(report(0.5, 2.0, 0.1)) == 0
+
+
+def test_a_layer_that_oscillates_near_its_targets_takes_shorter_steps_and_is_left_where_it_was_nearest():
+    depth, time = Dummy(), Dummy()
+    procedure = fast(depth, time)
+    steps, sweeps = [], 0
+    while procedure.sweep(report(0.5, 0.56 if sweeps == 0 else (0.61, 0.4)[sweeps % 2], 0.1)):
+        steps.append(abs(math.log(depth.factors[-1])))
+        sweeps += 1
+    assert 1 / 8 not in depth.factors + time.factors
+    assert max(steps[-5:]) < 0.5 * max(steps[1:5])
+    assert depth.value.item() == 1.0
+    assert sweeps == 3 * 5 + 1
+
+
+def test_what_stands_above_a_layer_that_was_given_up_gets_no_second_start():
+    knobs = [Dummy() for _ in range(4)]
+    layers = tuple(Knobs(depth.knob, time.knob) for depth, time in (knobs[:2], knobs[2:]))
+    goal = Goal(lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), layers, None)
+    procedure, sweeps = Fast(goal), 0
+
+    def far(index):
+        radius = 1.0 + 0.9 * (index % 2)
+        return lsc.RadiusReport(
+            ("a", "b"), torch.tensor([0.5, 0.5]), torch.tensor([radius]), radius, math.nan, torch.tensor([0.1, 0.1])
+        )
+
+    while procedure.sweep(far(sweeps)):
+        sweeps += 1
+    assert sweeps < 20
+    assert [knob.factors.count(1 / 8) for knob in knobs] == [1, 1, 1, 1]
 
 
 def test_a_radius_is_not_pushed_below_its_floor():
@@ -217,10 +249,10 @@ def test_an_end_within_reach_is_kept_and_any_other_gives_way_to_the_best_seen(mo
     before = layer.weight.detach().clone()
 
     def run(goal, measure, max_sweeps):
-        yield measure(False), 0.5
+        yield measure(), 0.5
         with torch.no_grad():
             layer.weight.mul_(2)
-        yield measure(False), last
+        yield measure(), last
 
     monkeypatch.setattr("lsc_snn.procedures.fast.run", run)
     lsc.stabilize(layer, x)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lsc_snn._kept import restore, snapshot
 from lsc_snn.knobs import Knobs, movable
 from lsc_snn.measure import RadiusReport
-from lsc_snn.procedures.goal import Dial, Goal
+from lsc_snn.procedures.goal import FULL, Dial, Effort, Goal
 
 _MAX_STEP = math.log(3.0)
 """Largest change of a knob in one sweep. At 4, layers whose input still grows overshoot into a scale at which few
@@ -30,9 +30,17 @@ _PATIENCE, _RESTART = 4, 1 / 8
 """Sweeps in a row that bring a spiking layer on ready ground no nearer, before it, and all above, start again at this
 share of the scale at which they were nearest. Other layers creep: a gate that saturates follows its knob ever more
 slowly, and a restart would undo the way."""
-_FAR = math.log(1.15)
-"""A layer that after a restart came no nearer than this to its targets, in log, is given up: the radius of a layer
-rises with its scale only until its potentials leave the surrogate's window. A nearer one may be reached by chance."""
+_FAR = math.log(1.25)
+"""Distance of a layer to its targets, in log, from which on they may lie at another scale: its radius rises with its
+scale only until potentials leave the surrogate's window. A nearer one may be reached by chance."""
+_LEAST_DAMPING = 1 / 4
+"""Steps that a layer near its targets takes in the end, as a share of those that it took first."""
+_ROUGH, _ROUGHLY = Effort(4, 32), Effort(8, 32)
+"""How reports are measured that only lead on the way, and how while no layer comes nearer: with a sharp surrogate few
+of the points lie in its window, and the mean radius of half of them may be 0.15 off. With half of the products a radius
+comes out about 1 % low."""
+_STALLED = 2
+"""Sweeps in a row without progress from which on more points are measured."""
 _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
 
@@ -51,14 +59,14 @@ class Secant:
         """Whether the reading has not followed large moves: something else holds it."""
         return self._idle >= _IDLE[0]
 
-    def step(self, reading: float, goal: float) -> float:
-        """Return the change of the log knob that should bring the log ``reading`` to ``goal``."""
+    def step(self, reading: float, goal: float, damping: float = 1.0) -> float:
+        """Return the change of the log knob that should bring the log ``reading`` to ``goal``, or a share of it."""
         if self._last is not None and abs(self._moved) > 1e-3:
             slope = self._sign * (reading - self._last) / self._moved
             self._idle = self._idle + 1 if abs(self._moved) > _IDLE[1] and abs(slope) < _IDLE[2] else 0
             # A reading also moves with the other knobs: half of the old slope is kept, and bounds hold it positive.
             self._slope = min(max(0.5 * (self._slope + slope), _SLOPES[0]), _SLOPES[1])
-        step = min(max(self._sign * (goal - reading) / self._slope, -_MAX_STEP), _MAX_STEP)
+        step = damping * min(max(self._sign * (goal - reading) / self._slope, -_MAX_STEP), _MAX_STEP)
         self._last, self._moved = reading, step
         return step
 
@@ -111,8 +119,13 @@ class Attempt:
     """What a layer has tried: how near it came to its goal, with which parameters, and the sweeps since then."""
 
     def __init__(self) -> None:
-        self.error, self.failures, self.restarted = math.inf, 0, False
+        self.error, self.failures = math.inf, 0
+        self.damping = 1.0
+        """Share of its steps that a layer takes."""
+        self.restarted = False
+        self._first_error = math.inf
         self._kept: list[tuple[nn.Parameter, Tensor]] = []
+        self._first: list[tuple[nn.Parameter, Tensor]] = []
 
     def note(self, error: float, knobs: Knobs) -> None:
         """Take note of how far the layer is from its goal, in log, as its knobs are."""
@@ -124,7 +137,18 @@ class Attempt:
     def back(self) -> None:
         """Return to the parameters that came nearest, and start counting anew."""
         restore(self._kept)
-        self.error, self.failures, self._kept = math.inf, 0, []
+        self.failures = 0
+
+    def start_again(self) -> None:
+        """Return to the parameters that came nearest, and forget how near that was until the layer is given up."""
+        self.back()
+        if self.error < self._first_error:
+            self._first_error, self._first = self.error, self._kept
+        self.error, self._kept, self.damping = math.inf, [], 1.0
+
+    def give_up(self) -> None:
+        """Return to the parameters that came nearest, before or after the second start."""
+        restore(self._first if self._first_error < self.error else self._kept)
 
 
 class Fast:
@@ -136,6 +160,8 @@ class Fast:
         self._rates = [RateDial(goal.rate_band) for _ in goal.knobs]
         self._attempts = [Attempt() for _ in goal.knobs]
         self._given_up: set[int] = set()
+        self.stalled = False
+        """Whether the layer that is next to be settled has come no nearer for some sweeps."""
 
     def sweep(self, report: RadiusReport) -> bool:
         """Turn the knobs once; return whether anything moved.
@@ -143,7 +169,7 @@ class Fast:
         From the input up, a layer that is where it should be is held, as long as all below it are: radii of a layer
         depend on what is below, so that a held one stays, and the layers above settle one after the other.
         """
-        moved, held = False, True
+        moved, held, self.stalled = False, True, False
         dials = self._free(report)
         for index, rate in enumerate(report.rates.tolist()):
             mine = [dial for dial in dials if dial.layer == index and movable(dial.knob)]
@@ -151,8 +177,9 @@ class Fast:
                 held = False
                 attempt = self._attempts[index]
                 attempt.note(self._error(index, rate, mine), self._goal.knobs[index])
+                self.stalled = attempt.failures >= _STALLED
                 spiking = not math.isnan(rate)
-                if spiking and attempt.failures > _PATIENCE and (moved := self._start_again(index, dials)):
+                if spiking and attempt.failures > _PATIENCE and (moved := self._try_otherwise(index, dials)):
                     return moved
             if not held:
                 moved |= self._turn_threshold(index, rate)
@@ -179,21 +206,32 @@ class Fast:
             errors.append(abs(self._goal.rate_excess(rate)))
         return max(errors, default=0.0)
 
-    def _start_again(self, lowest: int, dials: list[Dial]) -> bool:
-        """Take a layer and all above it to a small scale, from which their radii rise again; or give the layer up.
+    def _try_otherwise(self, lowest: int, dials: list[Dial]) -> bool:
+        """Do something else with a layer that comes no nearer; return whether anything moved.
 
-        At a small scale all potentials lie in the surrogate's window, and a radius follows its knob. At a large scale
-        few do, and the mean radius jumps with every change of a spike. Return whether that moved.
+        One that is near oscillates: it goes back, and on in shorter steps, and is left there if that does not help.
+        Another, and all above it, goes to a small scale, from which radii rise again: there all potentials lie in the
+        surrogate's window, and a radius follows its knob. At a large scale few do, and the mean radius jumps with every
+        change of a spike. What fails even then is left where it was nearest, and what stands above gets no second start
+        of its own.
         """
         attempt = self._attempts[lowest]
-        if attempt.restarted and attempt.error > _FAR:
+        near = attempt.error <= _FAR
+        if near and attempt.damping > _LEAST_DAMPING:
             attempt.back()
+            attempt.damping /= 2
+            for kind in ("encoder", "depth", "time"):
+                self._secants.pop((kind, lowest), None)
+            return True
+        if near or attempt.restarted or self._given_up:
+            for layer in range(lowest, lowest + 1 if near else len(self._attempts)):
+                self._attempts[layer].give_up()
             self._given_up.add(lowest)
             return True
         attempt.restarted = True
         moved = False
         for layer in range(lowest, len(self._attempts)):
-            self._attempts[layer].back()
+            self._attempts[layer].start_again()
         for dial in dials:
             if dial.layer >= lowest and dial.kind != "decoder" and dial.knob is not None and movable(dial.knob):
                 dial.knob.turn(_RESTART)
@@ -217,7 +255,8 @@ class Fast:
             return False
         secant = self._secants.setdefault((dial.kind, dial.layer), Secant())
         if 0 < dial.radius < math.inf:
-            dial.knob.turn(math.exp(secant.step(math.log(dial.radius), math.log(dial.target))))
+            damping = 1.0 if dial.kind == "decoder" else self._attempts[dial.layer].damping
+            dial.knob.turn(math.exp(secant.step(math.log(dial.radius), math.log(dial.target), damping)))
             return True
         secant.forget()
         if silent and dial.radius == 0:
@@ -240,25 +279,25 @@ def _attainable(dial: Dial) -> float:
     return max(dial.target, min(dial.radius, floor))
 
 
-def run(goal: Goal, measure: Callable[[bool], RadiusReport], max_sweeps: int) -> Iterator[tuple[RadiusReport, float]]:
+def run(goal: Goal, measure: Callable[[Effort], RadiusReport], max_sweeps: int) -> Iterator[tuple[RadiusReport, float]]:
     """Sweep until the goal is reached, no knob moves, or ``max_sweeps`` are spent.
 
-    Yield a report and its badness before every sweep, and the last. ``measure(coarse)`` measures the model as it is; a
-    coarse report, from fewer points, leads on the way. The first and the last are not, nor is any after one that found
-    the goal not quite reached.
+    Yield a report and its badness before every sweep, and the last. ``measure(effort)`` measures the model as it is.
+    The first and the last report are full, as is any after one that found the goal not quite reached.
     """
     procedure = Fast(goal)
-    coarse = False
+    full = True
     for index in range(max_sweeps):
-        report = measure(coarse)
+        effort = FULL if full else _ROUGHLY if procedure.stalled else _ROUGH
+        report = measure(effort)
         badness = procedure.badness(report)
-        if coarse and badness <= 1:
-            coarse = False
-            report = measure(coarse)
+        if not full and badness <= 1:
+            full = True
+            report = measure(FULL)
             badness = procedure.badness(report)
         yield report, badness
         if badness <= 1 or not procedure.sweep(report):
             return
-        coarse |= index == 0
-    report = measure(False)
+        full &= index > 0
+    report = measure(FULL)
     yield report, procedure.badness(report)

@@ -16,6 +16,17 @@ _SILENT = 1e-4
 """A rate below this share of the lowest wanted counts as this share of it."""
 
 
+class Effort(NamedTuple):
+    """How closely a report is measured: time steps of each sample, and products for each radius."""
+
+    num_times: int
+    num_matvecs: int
+
+
+FULL = Effort(8, 64)
+"""That of ``measure``."""
+
+
 class Dial(NamedTuple):
     """One transition, the radius that it should have, and the knob that moves it (None: nothing does)."""
 
