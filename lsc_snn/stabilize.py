@@ -144,7 +144,7 @@ def stabilize(
         return trace(model, next(batch_of_sweep), num_times=1, call=call, generator=time_generator)
 
     history: list[RadiusReport] = []
-    best_badness = math.inf
+    nearest = math.inf
     kept = best_parameters = snapshot(model.parameters())
     try:
         grid = traced()
@@ -168,11 +168,11 @@ def stabilize(
         else:
             drawn = torch.Generator().manual_seed(seed)
             reports = paper.run(goal, visited, measured, list(model.parameters()), max_sweeps, drawn)
-        for report, badness in reports:
+        for report, dials in reports:
             history.append(report)
-            # Of equals the later: it has come further in what is not the worst. Of what overflows, none.
-            if badness <= best_badness and badness < math.inf:
-                best_badness, best_parameters = badness, snapshot(movable)
+            distance, badness = goal.distance(report, dials), goal.badness(report, dials)
+            if distance <= nearest and distance < math.inf:
+                nearest, best_parameters = distance, snapshot(movable)
             if progress:
                 print(f"sweep {len(history) - 1}: worst error {badness:.2f} times what is allowed", file=sys.stderr)
         after = history[-1]

@@ -170,7 +170,7 @@ def test_a_layer_that_stays_far_after_a_second_start_is_left_where_it_was_neares
         assert procedure.sweep(report(0.5, (nearest, 5.0, 4.0)[min(index, 1 + index % 2)], 0.1))
     assert depth.value.item() == pytest.approx(scale)
     assert not procedure.sweep(report(0.5, 2.0, 0.1))
-    assert procedure.badness(report(0.5, 2.0, 0.1)) == 0
+    assert procedure.is_done(report(0.5, 2.0, 0.1))
 
 
 def test_a_layer_that_oscillates_near_its_targets_takes_shorter_steps_and_is_left_where_it_was_nearest():
@@ -207,7 +207,7 @@ def test_what_stands_above_a_layer_that_was_given_up_gets_no_second_start():
 def test_a_radius_is_not_pushed_below_its_floor():
     depth, time = Dummy(), Dummy(floor=0.9)
     procedure = fast(depth, time)
-    assert procedure.badness(report(0.945, 0.5, 0.1)) == pytest.approx(0.0, abs=1e-4)
+    assert procedure.is_done(report(0.945, 0.5, 0.1))
     procedure.sweep(report(1.2, 0.5, 0.1))
     assert time.factors == pytest.approx([0.945 / 1.2], rel=1e-5)
 
@@ -215,7 +215,7 @@ def test_a_radius_is_not_pushed_below_its_floor():
 def test_a_radius_below_what_its_floor_allows_is_left_there_not_raised():
     depth, time = Dummy(), Dummy(floor=0.9)
     procedure = fast(depth, time)
-    assert procedure.badness(report(0.8, 0.5, 0.1)) == 0.0
+    assert procedure.is_done(report(0.8, 0.5, 0.1))
     assert not procedure.sweep(report(0.8, 0.5, 0.1))
     assert time.factors == []
     procedure.sweep(report(0.3, 0.5, 0.1))  # below the target too
@@ -243,20 +243,27 @@ def test_balanced_takes_the_steps_of_the_grid_whatever_the_order_of_the_axes():
     assert lsc.stabilize(gru, x, target="balanced", max_sweeps=1).target == lsc.Target.balanced(20, 1)
 
 
-@pytest.mark.parametrize(("last", "moved"), [(0.9, True), (1.5, False)])
-def test_an_end_within_reach_is_kept_and_any_other_gives_way_to_the_best_seen(monkeypatch, last, moved):
+@pytest.mark.parametrize(
+    ("ends", "scale"), [(["good", "worse but reached"], 2), (["good", "bad"], 1), (["bad", "good"], 2)]
+)
+def test_an_end_within_reach_is_kept_and_any_other_gives_way_to_the_nearest_seen(monkeypatch, ends, scale):
     layer, x = lsc.LIF(6, 6, generator=seeded()), torch.ones(9, 2, 6)
     before = layer.weight.detach().clone()
+    reports = {
+        "good": report(0.5, 0.6, 0.1),
+        "worse but reached": report(0.549, 0.549, 0.1),
+        "bad": report(0.45, 0.0, 0.1),
+    }
 
     def run(goal, measure, max_sweeps):
-        yield measure(), 0.5
-        with torch.no_grad():
-            layer.weight.mul_(2)
-        yield measure(), last
+        for index, name in enumerate(ends):
+            with torch.no_grad():
+                layer.weight.copy_((1 + index) * before)
+            yield reports[name], goal.dials(reports[name])
 
     monkeypatch.setattr("lsc_snn.procedures.fast.run", run)
     lsc.stabilize(layer, x)
-    assert torch.equal(layer.weight, (1 + moved) * before)
+    assert torch.equal(layer.weight, scale * before)
 
 
 def test_a_silent_layer_that_nothing_wakes_does_not_undo_what_was_reached():

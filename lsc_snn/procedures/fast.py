@@ -23,9 +23,6 @@ _WAKE = 0.25
 """Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
 _COLLAPSE = 0.1
 """Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
-_ABOVE_FLOOR = 1.05
-"""A radius that cannot fall to its target goes this near to its floor, or stays where it is if it is nearer or below:
-recurrent weights would just vanish, or grow without end."""
 _PATIENCE, _RESTART = 4, 1 / 8
 """Sweeps in a row that bring a spiking layer on ready ground no nearer, before it, and all above, start again at this
 share of the scale at which they were nearest. Other layers creep: a gate that saturates follows its knob ever more
@@ -239,16 +236,16 @@ class Fast:
         self._secants = {key: secant for key, secant in self._secants.items() if key[1] < lowest}
         return moved
 
-    def badness(self, report: RadiusReport) -> float:
-        """Return how far the report is from the goal, in all that a knob still moves."""
-        return self._goal.badness(report, [dial for dial in self._free(report) if movable(dial.knob)])
+    def is_done(self, report: RadiusReport) -> bool:
+        """Say whether a report is at the goal, in all that a knob still moves."""
+        return self._goal.badness(report, [dial for dial in self._free(report) if movable(dial.knob)]) <= 1
 
     def _free(self, report: RadiusReport) -> list[Dial]:
         """Return the dials of no given up layer whose knobs are not stuck, no target below what these knobs leave."""
         stuck = {key for key, secant in self._secants.items() if secant.stuck}
         dials = [dial for dial in self._goal.dials(report) if dial.layer not in self._given_up]
         dials = [dial for dial in dials if (dial.kind, dial.layer) not in stuck]
-        return [dial._replace(target=_attainable(dial)) for dial in dials]
+        return [dial._replace(target=dial.attainable) for dial in dials]
 
     def _turn(self, dial: Dial, *, silent: bool) -> bool:
         if dial.knob is None or not movable(dial.knob):
@@ -273,16 +270,13 @@ class Fast:
         return step != 0
 
 
-def _attainable(dial: Dial) -> float:
-    """Return the target of a dial, or the radius nearest to it that its knob can give."""
-    floor = 0.0 if dial.knob is None else _ABOVE_FLOOR * dial.knob.floor
-    return max(dial.target, min(dial.radius, floor))
-
-
-def run(goal: Goal, measure: Callable[[Effort], RadiusReport], max_sweeps: int) -> Iterator[tuple[RadiusReport, float]]:
+def run(
+    goal: Goal, measure: Callable[[Effort], RadiusReport], max_sweeps: int
+) -> Iterator[tuple[RadiusReport, list[Dial]]]:
     """Sweep until the goal is reached, no knob moves, or ``max_sweeps`` are spent.
 
-    Yield a report and its badness before every sweep, and the last. ``measure(effort)`` measures the model as it is.
+    Yield a report, with the dials that count, before every sweep, and the last. ``measure(effort)`` measures the
+    model as it is.
     The first and the last report are full, as is any after one that found the goal not quite reached.
     """
     procedure = Fast(goal)
@@ -290,14 +284,12 @@ def run(goal: Goal, measure: Callable[[Effort], RadiusReport], max_sweeps: int) 
     for index in range(max_sweeps):
         effort = FULL if full else _ROUGHLY if procedure.stalled else _ROUGH
         report = measure(effort)
-        badness = procedure.badness(report)
-        if not full and badness <= 1:
+        if not full and procedure.is_done(report):
             full = True
             report = measure(FULL)
-            badness = procedure.badness(report)
-        yield report, badness
-        if badness <= 1 or not procedure.sweep(report):
+        yield report, goal.movable_dials(report)
+        if procedure.is_done(report) or not procedure.sweep(report):
             return
         full &= index > 0
     report = measure(FULL)
-    yield report, procedure.badness(report)
+    yield report, goal.movable_dials(report)

@@ -13,7 +13,10 @@ from lsc_snn.measure import RadiusReport
 from lsc_snn.theory import Target
 
 _SILENT = 1e-4
-"""A rate below this share of the lowest wanted counts as this share of it."""
+"""A rate below this share of the lowest wanted counts as this share of it; and so does a radius, of its target."""
+_ABOVE_FLOOR = 1.05
+"""A radius that cannot fall to its target goes this near to its floor, or stays where it is if it is nearer or below:
+recurrent weights would just vanish, or grow without end."""
 
 
 class Effort(NamedTuple):
@@ -44,6 +47,12 @@ class Dial(NamedTuple):
         """|radius - target|."""
         return abs(self.radius - self.target)
 
+    @property
+    def attainable(self) -> float:
+        """The target, or the radius nearest to it that the knob can give."""
+        floor = 0.0 if self.knob is None else _ABOVE_FLOOR * self.knob.floor
+        return max(self.target, min(self.radius, floor))
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -71,6 +80,10 @@ class Goal:
             dials.append(Dial("decoder", len(report.names), "output", report.decoder, 1.0, self.decoder))
         return dials
 
+    def movable_dials(self, report: RadiusReport) -> list[Dial]:
+        """Return those of the dials that a knob moves, no target below what it can give."""
+        return [dial._replace(target=dial.attainable) for dial in self.dials(report) if movable(dial.knob)]
+
     def rate_excess(self, rate: float) -> float:
         """Return by what factor, in log, a rate lies outside the band: negative below, positive above, 0 inside.
 
@@ -91,6 +104,17 @@ class Goal:
         excess = [self.rate_excess(float(rate)) for rate in report.rates]
         rates = max((1 + abs(value) for value in excess if value), default=0.0)
         return math.inf if math.isnan(radii) else max(radii, rates)
+
+    def distance(self, report: RadiusReport, dials: Iterable[Dial]) -> float:
+        """Return how far a report is from the goal: the sum over the given dials and all rates, in log.
+
+        What cannot be helped does not hide the others, as it would in ``badness``. It is inf where a radius overflows.
+        """
+        ratios = [dial.radius / dial.target for dial in dials]
+        if not all(ratio < math.inf for ratio in ratios):
+            return math.inf
+        excess = sum(abs(self.rate_excess(rate)) for rate in report.rates.tolist())
+        return excess + sum(abs(math.log(max(ratio, _SILENT))) for ratio in ratios)
 
     def reasons(self, report: RadiusReport) -> tuple[str, ...]:
         """Return a line for each transition and rate that is not where it should be, and why."""

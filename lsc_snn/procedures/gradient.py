@@ -16,7 +16,7 @@ from torch import nn
 from lsc_snn.grid import Grid
 from lsc_snn.measure import RadiusReport
 from lsc_snn.optim import AdaBelief
-from lsc_snn.procedures.goal import Goal
+from lsc_snn.procedures.goal import Dial, Goal
 from lsc_snn.procedures.objective import correct, descend, differentiable_radii
 
 _SHARE = 0.03
@@ -32,10 +32,10 @@ def run(
     parameters: list[nn.Parameter],
     max_sweeps: int,
     draw: Callable[[], torch.Generator],
-) -> Iterator[tuple[RadiusReport, float]]:
+) -> Iterator[tuple[RadiusReport, list[Dial]]]:
     """Descend until every radius is within the tolerance or ``max_sweeps`` steps are spent.
 
-    Yield a report and its badness before every step, and the last. ``visit()`` traces the model and ``draw()``
+    Yield a report and its dials before every step, and the last. ``visit()`` traces the model and ``draw()``
     gives a generator, as ``measure`` does.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -43,17 +43,17 @@ def run(
     optimizer = AdaBelief(groups) if trained else None
     for _ in range(max_sweeps if trained else 0):
         report, radii = differentiable_radii(visit(), "power", draw)
-        badness = goal.badness(report, goal.dials(report))
-        if badness <= 1:
+        dials = goal.dials(report)
+        if goal.badness(report, dials) <= 1:
             break
-        yield report, badness
-        pairs = zip(radii, goal.dials(report), strict=True)
+        yield report, dials
+        pairs = zip(radii, dials, strict=True)
         # A dead or infinite radius has no logarithm, and no gradient.
         terms = [(mean / dial.target).log() ** 2 for mean, dial in pairs if 0 < dial.radius < math.inf]
         if optimizer is not None and terms:
             descend(torch.stack(terms).sum(), trained, optimizer)
         # A correction moves spikes, which the gradient does not see: only where there are none.
         spiking = {index for index, rate in enumerate(report.rates.tolist()) if not math.isnan(rate)}
-        correct(goal, [dial for dial in goal.dials(report) if dial.layer not in spiking])
+        correct(goal, [dial for dial in dials if dial.layer not in spiking])
     report = measure()
-    yield report, goal.badness(report, goal.dials(report))
+    yield report, goal.dials(report)

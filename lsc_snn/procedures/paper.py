@@ -16,7 +16,7 @@ from torch import nn
 from lsc_snn.grid import Grid
 from lsc_snn.measure import RadiusReport
 from lsc_snn.optim import AdaBelief, Lookahead
-from lsc_snn.procedures.goal import Goal
+from lsc_snn.procedures.goal import Dial, Goal
 from lsc_snn.procedures.objective import correct, descend, differentiable_radii
 
 _LEARNING_RATE, _WEIGHT_DECAY = 7.2e-3, 1e-4
@@ -33,37 +33,38 @@ def run(
     parameters: list[nn.Parameter],
     max_sweeps: int,
     generator: torch.Generator,
-) -> Iterator[tuple[RadiusReport, float]]:
-    """Train until steady or ``max_sweeps`` time steps are spent; yield the report and badness of every visited step.
+) -> Iterator[tuple[RadiusReport, list[Dial]]]:
+    """Train until steady or ``max_sweeps`` time steps are spent; yield the report and dials of every visited step.
 
     ``visit(generator)`` traces the model at one time step drawn from the generator. The first and the last report are
     taken by ``measure``, over all points.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
 
-    def judged(report: RadiusReport) -> tuple[RadiusReport, float]:
-        return report, goal.badness(report, goal.dials(report))
+    def with_dials(report: RadiusReport) -> tuple[RadiusReport, list[Dial]]:
+        return report, goal.dials(report)
 
     if not trained:
-        yield judged(measure())
+        yield with_dials(measure())
         return
     optimizer = Lookahead(
         AdaBelief(trained, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY), k=_LOOKAHEAD_STEPS, alpha=_LOOKAHEAD_SHARE
     )
-    yield judged(measure())
+    yield with_dials(measure())
     steady = 0
     for _ in range(max_sweeps):
         report, radii = differentiable_radii(visit(generator), "exact", lambda: generator)
-        yield judged(report)
-        steady = steady + 1 if goal.badness(report, goal.dials(report)) <= 1 else 0
+        dials = goal.dials(report)
+        yield report, dials
+        steady = steady + 1 if goal.badness(report, dials) <= 1 else 0
         if steady > _STEADY:
             break
-        distance = [(mean - dial.target) ** 2 for mean, dial in zip(radii, goal.dials(report), strict=True)]
+        distance = [(mean - dial.target) ** 2 for mean, dial in zip(radii, dials, strict=True)]
         descend(torch.stack(distance).sum(), trained, optimizer)
-        correct(goal, goal.dials(report))
+        correct(goal, dials)
         if float(torch.rand((), generator=generator)) < _SHUFFLE:
             _shuffle(trained, generator)
-    yield judged(measure())
+    yield with_dials(measure())
 
 
 @torch.no_grad()
