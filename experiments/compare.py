@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -13,7 +14,7 @@ from typing import Any
 from lsc_snn.experiments.batches import check_sequences
 from lsc_snn.experiments.config import TargetOption, TrainConfig, arm_label, arm_of, read_config
 from lsc_snn.experiments.data import SplitsLike, check_splits, describe_difference
-from lsc_snn.experiments.files import make_folder, write_bytes, write_csv, write_json
+from lsc_snn.experiments.files import alone_in, make_folder, write_bytes, write_csv, write_json
 from lsc_snn.experiments.records import EpochMetrics, RunResult
 from lsc_snn.experiments.table import Cell, Run, summarize, to_markdown
 from lsc_snn.experiments.train import train
@@ -85,7 +86,8 @@ def compare(
     epoch; what it raises ends the comparison there.
 
     Raises ValueError, before anything is trained, for an empty or repeating list, data that do not fit the network, and
-    a folder that cannot be written or holds other runs, or without ``resume`` any; and whatever ``train`` raises.
+    a folder that cannot be written, is in use by another process or holds other runs, or without ``resume`` any; and
+    whatever ``train`` raises.
 
     >>> import tempfile
     >>> from lsc_snn import NetworkConfig
@@ -122,21 +124,22 @@ def compare(
         _claim(folder, {place_of(config): config for config in every}, resume)
     total = len(depths) * len(arms) * (len(learning_rates) + len(seeds) - 1)
     runs: list[Run] = []
-    for depth in depths:
-        for arm in arms:
-            tuning: list[RunResult] = []
-            for rate in learning_rates:
-                config = configured(depth, arm, rate, seeds[0])
-                index = len(runs) + len(tuning) + 1
-                tuning.append(run(config, index))
-            best = best_of(tuning)
-            runs += [Run.of(result, place_of(result.config), chosen=i == best) for i, result in enumerate(tuning)]
-            for seed in seeds[1:]:
-                config = configured(depth, arm, learning_rates[best], seed)
-                runs.append(Run.of(run(config, len(runs) + 1), place_of(config), chosen=True))
-    comparison = Comparison(tuple(runs), summarize(runs))
-    if on_main:
-        _write(folder, comparison, base)
+    with alone_in(folder) if on_main else contextlib.nullcontext():
+        for depth in depths:
+            for arm in arms:
+                tuning: list[RunResult] = []
+                for rate in learning_rates:
+                    config = configured(depth, arm, rate, seeds[0])
+                    index = len(runs) + len(tuning) + 1
+                    tuning.append(run(config, index))
+                best = best_of(tuning)
+                runs += [Run.of(result, place_of(result.config), chosen=i == best) for i, result in enumerate(tuning)]
+                for seed in seeds[1:]:
+                    config = configured(depth, arm, learning_rates[best], seed)
+                    runs.append(Run.of(run(config, len(runs) + 1), place_of(config), chosen=True))
+        comparison = Comparison(tuple(runs), summarize(runs))
+        if on_main:
+            _write(folder, comparison, base)
     return comparison
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lsc_snn._files import write_bytes
 
-__all__ = ["make_folder", "read_json", "write_bytes", "write_csv", "write_json"]
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: nothing keeps two processes from one folder there
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["alone_in", "make_folder", "read_json", "write_bytes", "write_csv", "write_json"]
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -47,3 +53,17 @@ def make_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"{folder}: expected a folder to write in, got: {error.strerror}; choose another") from None
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process; raises ValueError where another one has it."""
+    with (folder / ".lock").open("wb") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{folder}: expected a folder that no other process works in, got a busy one; wait for that to end"
+                ) from None
+        yield

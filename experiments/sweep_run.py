@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +9,12 @@ from pathlib import Path
 from lsc_snn.experiments.batches import check_sequences
 from lsc_snn.experiments.compare import CLAIM, best_of
 from lsc_snn.experiments.data import check_splits, identity, sizes_of
-from lsc_snn.experiments.files import make_folder, write_json
+from lsc_snn.experiments.files import alone_in, make_folder, write_json
 from lsc_snn.experiments.records import RunResult
 from lsc_snn.experiments.sweep import Cell, Job, Sweep, check_claim, expand, result_at
 from lsc_snn.experiments.sweep_workers import Event, Pool, load_counted
 from lsc_snn.experiments.table import Run
 from lsc_snn.network import Network
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: nothing keeps two sweeps from one folder there
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def run_sweep(
     del counted, splits
     wanted = check_claim(folder, sweep, identities, cells)
     make_folder(folder)
-    with _alone(folder):
+    with alone_in(folder):
         write_json(folder / CLAIM, wanted)
         return replace(_run(folder, cells, make_pool, sweep.num_runs, on_event), dropped=dropped)
 
@@ -186,17 +180,3 @@ def _rows(cell: Cell, found: dict[str, RunResult]) -> Iterator[Row]:
 
 def _row(job: Job, result: RunResult, *, chosen: bool) -> Row:
     return Row(job.source.label, job.network, Run.of(result, job.place, chosen=chosen))
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a folder to this process; raises ValueError where another one has it."""
-    with (folder / ".lock").open("wb") as lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"{folder}: expected a folder that no other sweep works in, got a busy one; wait for that to end"
-                ) from None
-        yield

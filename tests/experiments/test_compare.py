@@ -255,3 +255,15 @@ def test_bad_folders_stay_as_they_are(splits, tmp_path):
         with pytest.raises(ValueError, match=message):
             compare(options.pop("base", base()), splits, tmp_path / where, **SMALL, **options)
         assert contents(tmp_path) == before
+
+
+def test_two_comparisons_do_not_share_a_folder(tmp_path):
+    splits, intruded = make_splits(), []
+
+    def intrude(event):
+        with pytest.raises(ValueError, match="expected a folder that no other process works in, got a busy one"):
+            compare(base(), splits, tmp_path, **SMALL)
+        intruded.append(event.kind)
+
+    compare(base(), splits, tmp_path, **SMALL, on_event=intrude)
+    assert "end" in intruded

@@ -243,7 +243,7 @@ def test_two_sweeps_do_not_share_a_folder(recordings, tmp_path):
     sweep = make_sweep(recordings, learning_rates=[0.01], seeds=1, targets=["none"])
 
     def intrude(job):
-        with pytest.raises(ValueError, match="expected a folder that no other sweep works in, got a busy one"):
+        with pytest.raises(ValueError, match="expected a folder that no other process works in, got a busy one"):
             run_sweep(sweep, tmp_path, lambda: HerePool(tmp_path))
 
     result, _ = finish(sweep, tmp_path, before=intrude)
