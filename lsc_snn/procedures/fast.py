@@ -144,8 +144,9 @@ class Attempt:
         self.error, self._kept, self.damping = math.inf, [], 1.0
 
     def give_up(self) -> None:
-        """Return to the parameters that came nearest, before or after the second start."""
+        """Return to the parameters that came nearest, before or after the second start; there is no third."""
         restore(self._first if self._first_error < self.error else self._kept)
+        self.restarted = True
 
 
 class Fast:
@@ -220,9 +221,9 @@ class Fast:
             for kind in ("encoder", "depth", "time"):
                 self._secants.pop((kind, lowest), None)
             return True
-        if near or attempt.restarted or self._given_up:
-            for layer in range(lowest, lowest + 1 if near else len(self._attempts)):
-                self._attempts[layer].give_up()
+        if near or attempt.restarted:
+            for other in self._attempts[lowest : lowest + 1 if near else None]:
+                other.give_up()
             self._given_up.add(lowest)
             return True
         attempt.restarted = True
@@ -276,8 +277,7 @@ def run(
     """Sweep until the goal is reached, no knob moves, or ``max_sweeps`` are spent.
 
     Yield a report, with the dials that count, before every sweep, and the last. ``measure(effort)`` measures the
-    model as it is.
-    The first and the last report are full, as is any after one that found the goal not quite reached.
+    model as it is. The first and the last report are full, as is any after one that found the goal not quite reached.
     """
     procedure = Fast(goal)
     full = True
