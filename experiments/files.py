@@ -57,13 +57,21 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep a folder to this process; raises ValueError where another one has it."""
-    with (folder / ".lock").open("wb") as lock:
+    """Keep a folder to this process; raises ValueError where another one has it, or no file in it can be locked."""
+    try:
+        lock = (folder / ".lock").open("wb")
+    except OSError as error:
+        raise ValueError(f"{folder}: expected a folder to write in, got: {error.strerror}; choose another") from None
+    with lock:
         if fcntl is not None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(
                     f"{folder}: expected a folder that no other process works in, got a busy one; wait for that to end"
+                ) from None
+            except OSError as error:
+                raise ValueError(
+                    f"{folder}: expected a folder whose files can be locked, got: {error.strerror}; choose another"
                 ) from None
         yield

@@ -151,9 +151,8 @@ class Assembly:
                     f"layer {row.name!r}: expected a gradient to the layers below, got none: what arrives is detached, "
                     "or computed under torch.no_grad or without a derivative; measure the model without that"
                 )
-            source, between = self._from_input(row, between)
+            source, between, points = self._from_input(row, between, points)
             arrived = between.arrived(row)
-            points = points if len(points.times) == len(between.points.times) else between.points
         else:
             arrived, source = between.arrived(row), between.left(below)
         if leaf is not None and (isinstance(below, CellRow) or (below is None and self._steps == 1)):
@@ -188,8 +187,8 @@ class Assembly:
         owners = {id(p): id(module) for module in self._model.modules() for p in module._parameters.values()}
         return multiplied(p for p in parameters if owners.get(id(p)) == owners.get(id(parameters[0])))
 
-    def _from_input(self, row: Row, between: Between) -> tuple[Source, Between]:
-        """Return where the model's input starts at the points, and the pass with its points, fewer if need be."""
+    def _from_input(self, row: Row, between: Between, whole: Points) -> tuple[Source, Between, Points]:
+        """Return where the model's input starts at the points, the pass, and the points of the whole one, or fewer."""
         start, points = between.start, between.points
         if isinstance(start, EventBatch):
             raise ValueError(
@@ -198,7 +197,7 @@ class Assembly:
             )
         if self._layout is not None:
             steps, batch = between.shape
-            return Source((start,), self._layout._replace(steps=steps, batch=batch).at(points)), between
+            return Source((start,), self._layout._replace(steps=steps, batch=batch).at(points)), between, whole
         if start.shape[0] != self._batch:
             raise ValueError(
                 f"inputs: expected (time steps, batch, ...) = {between.shape}, (batch, time steps, ...) or a batch of "
@@ -208,7 +207,7 @@ class Assembly:
         # The same sample at every step: one point of each, or the gradients of its steps would come mixed.
         kept = torch.stack([(points.samples == sample).nonzero()[0, 0] for sample in torch.unique(points.samples)])
         points = Points(points.times[kept], points.samples[kept])
-        return Source((start,), (points.samples,)), between._replace(points=points)
+        return Source((start,), (points.samples,)), between._replace(points=points), points
 
     def _decoder(self, whole: Between, between: Between) -> Decoder | None:
         """Return the decoder of a model without a known readout: output by y_L, if the output has a time axis."""
@@ -290,8 +289,10 @@ def _choose_points(first: int, last: Tensor, num_times: int, generator: torch.Ge
 
 
 def _thinned(points: Points, ratio: float) -> Points:
-    """Return every so manyth point, evenly, for layers ``ratio`` times wider than such as are measured at all."""
+    """Return a choice of the points, for layers ``ratio`` times wider than those that are measured at all of them."""
     count = len(points.times)
     kept = min(count, max(_FEWEST, int(count / ratio**2)))
-    index = torch.linspace(0, count - 1, kept, dtype=torch.float64).round().long().to(points.times.device)
+    # Drawn, always in the same way: an even stride through samples within times may meet the same samples every time.
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:kept].sort().values
+    index = drawn.to(points.times.device)
     return Points(points.times[index], points.samples[index])

@@ -101,8 +101,8 @@ def stabilize(
     every time without one; ``progress`` shows a line for every sweep.
 
     Frozen parameters (``requires_grad`` False) are not moved. A target that cannot be reached ends with ``converged``
-    False and the ``reasons``; the parameters are then the best that were seen. On any error, an interrupt included, the
-    parameters are as they were.
+    False and the ``reasons``; the parameters are then those seen nearest in all radii and rates together. On any error,
+    an interrupt included, the parameters are as they were.
 
     Raises ValueError or TypeError for bad inputs, a target outside (0, 2], a model without a known layer, and
     parameters shared between layers.
@@ -125,14 +125,14 @@ def stabilize(
     first = next(stream)
     start = time.perf_counter()
     seed = draw_seed(generator)
-    # Always the same points, blocks and starting vectors: common random numbers make a radius a smooth function of
-    # the knobs, which secant steps need.
+    # The same points at the same effort, and always the same blocks and starting vectors: common random numbers make a
+    # radius a smooth function of the knobs, which secant steps need.
     batch_of_sweep = itertools.chain([first], stream)
 
     unused: list[Grid] = []
 
     def traced(effort: Effort = FULL) -> Grid:
-        if unused:
+        if unused and effort == FULL:
             return unused.pop()
         drawn = _seeded(generator, seed)
         return trace(model, next(batch_of_sweep), num_times=effort.num_times, call=call, generator=drawn, wide=_WIDE)
@@ -178,6 +178,7 @@ def stabilize(
         after = history[-1]
         if badness > 1:
             restore(best_parameters)
+            unused.clear()
             after = measured()
     except BaseException:
         restore(kept)

@@ -147,9 +147,10 @@ def trace(
 
     Steps are spread evenly over the valid length of each sample; with a ``generator`` (CPU), each is drawn at random
     from its share. A sample with fewer valid steps than ``num_times`` gives each of them once. Where a layer carries
-    more than ``wide`` variables, an even choice of these points is taken, fewer by the square of their number. The
-    gradient is cut where a layer hands its output up, so that what stands between two layers is recorded by autograd,
-    and a transition sees nothing but one step.
+    more than ``wide`` variables, fewer of these points are taken, by the square of their number, down to 8.
+
+    The gradient is cut where a layer hands its output up, so that what stands between two layers is recorded by
+    autograd, and a transition sees nothing but one step.
 
     Raises ValueError or TypeError for bad inputs (``check_inputs``), a model without a known layer, a module with
     memory that no adapter knows, a layer that is never called, or not as often as the others, one that is used as
@@ -157,6 +158,8 @@ def trace(
     model is as before either way.
     """
     _checks.check_count("num_times", num_times)
+    if wide is not None:
+        _checks.check_count("wide", wide)
     handled = handled_modules(model)
     check_inputs(model, inputs)
     start = inputs if isinstance(inputs, EventBatch) else inputs.detach().requires_grad_()

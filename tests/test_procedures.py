@@ -10,8 +10,8 @@ import lsc_snn as lsc
 from cases import normal, seeded
 from lsc_snn.adapters import Knobs, StepAdapter, multiplied
 from lsc_snn.knobs import Knob
-from lsc_snn.procedures.fast import Fast, Secant
-from lsc_snn.procedures.goal import Goal
+from lsc_snn.procedures.fast import Fast, Secant, run
+from lsc_snn.procedures.goal import FULL, Effort, Goal
 
 
 class Cell(nn.Module):
@@ -202,6 +202,52 @@ def test_what_stands_above_a_layer_that_was_given_up_gets_no_second_start():
         sweeps += 1
     assert sweeps < 20
     assert [knob.factors.count(1 / 8) for knob in knobs] == [1, 1, 1, 1]
+
+
+def test_a_threshold_that_was_put_back_is_not_taken_for_one_that_silenced_its_layer():
+    depth, time, threshold = Dummy(), Dummy(), Dummy()
+    procedure = fast(depth, time, threshold.knob)
+    for index in range(6):  # too often active, and no nearer: the threshold rises until the layer starts again
+        procedure.sweep(report(0.5, 1.0 + 0.9 * (index % 2), 0.9))
+    assert 1 / 8 in depth.factors
+    raised = threshold.value.item()
+    procedure.sweep(report(0.5, 0.4, 0.0))  # silent at the small scale
+    assert threshold.value.item() == pytest.approx(raised / 4)
+    procedure.sweep(report(0.5, 0.4, 0.9))
+    assert threshold.factors[-1] > 1
+
+
+def test_a_run_ends_on_a_full_report():
+    """Nothing moves a rate that is too low: on the way radii seem right, and a full report says that they are not."""
+    depth, time, efforts = Dummy(), Dummy(), []
+    goal = Goal(lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), (Knobs(depth.knob, time.knob),), None)
+
+    def measure(effort):
+        efforts.append(effort)
+        full = effort == FULL
+        return report(0.5, (0.62 if full else 0.5) * depth.value.item() ** full, 0.001)
+
+    reports = list(run(goal, measure, 20))
+    assert efforts[0] == efforts[-1] == FULL
+    assert Effort(4, 32) in efforts
+    assert depth.value.item() == pytest.approx(0.5 / 0.62, rel=0.1)
+    assert float(reports[-1][0].encoder) == pytest.approx(0.5, abs=0.05)
+
+
+def test_distance_is_the_sum_in_log_and_what_cannot_be_helped_hides_nothing():
+    goal = Goal(lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), (Knobs(Dummy().knob, Dummy().knob),), None)
+
+    def distance(time, depth, rate):
+        found = report(time, depth, rate)
+        return goal.distance(found, goal.dials(found))
+
+    assert distance(0.5, 0.5, 0.1) == pytest.approx(0.0, abs=1e-6)
+    assert distance(1.0, 0.25, 0.1) == pytest.approx(2 * math.log(2), rel=1e-5)
+    assert distance(0.5, 0.5, 1.0) == pytest.approx(math.log(2), rel=1e-5)
+    dead = distance(0.5, 0.0, 0.1)
+    assert dead == pytest.approx(math.log(1e4), rel=1e-5)
+    assert dead < distance(0.7, 0.0, 0.1) < math.inf
+    assert distance(math.inf, 0.5, 0.1) == distance(math.nan, 0.5, 0.1) == math.inf
 
 
 def test_a_radius_is_not_pushed_below_its_floor():

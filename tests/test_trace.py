@@ -184,13 +184,29 @@ def test_wide_layers_are_measured_at_fewer_of_the_same_points_spread_over_steps_
     x = torch.zeros(40, 16, 5, dtype=torch.float64)
     pairs = [
         list(zip(points.times.tolist(), points.samples.tolist(), strict=True))
-        for points in (trace(layer, x, num_times=8, wide=wide).points for wide in (None, 6, 3, 1))
+        for points in (trace(layer, x, num_times=8, wide=wide).points for wide in (None, 6, 3, 2, 1))
     ]
-    assert [len(found) for found in pairs] == [128, 128, 32, 8]
+    assert [len(found) for found in pairs] == [128, 128, 32, 14, 8]
     assert pairs[1] == pairs[0]
-    assert all(set(found) < set(pairs[0]) and len(set(found)) == len(found) for found in pairs[2:])
-    assert len({time for time, _ in pairs[2]}) == 8
-    assert len({sample for _, sample in pairs[2]}) >= 8
+    for found in pairs[2:]:
+        assert set(found) < set(pairs[0])
+        assert len(set(found)) == len(found)
+        assert len({time for time, _ in found}) >= 4
+        assert len({sample for _, sample in found}) >= 6
+    with pytest.raises(ValueError, match="wide: expected an integer >= 1, got 0"):
+        trace(layer, x, wide=0)
+
+
+def test_fewer_points_of_a_static_input_belong_to_one_step_and_sample_each():
+    """What arrives is that of a sample, and so are its memory and what it hands up."""
+    x = normal(9, 5, seed=4)
+    few, every = trace(Cells("static"), x, num_times=4, wide=1), trace(Cells(), x.expand(7, -1, -1), num_times=4)
+    assert few.points.samples[:8].tolist() != sorted(few.points.samples[:8].tolist())
+    for ours, theirs in zip(few.layers, every.layers, strict=True):
+        found = {tuple(row.tolist()) for row in torch.cat([theirs.arrived.flatten(1), theirs.memory[0].flatten(1)], 1)}
+        mine = torch.cat([ours.arrived.flatten(1), ours.memory[0].flatten(1)], 1)
+        assert len(mine) in (len(few.points.samples), len(few.points.samples.unique()))
+        assert all(tuple(row.tolist()) in found for row in mine)
 
 
 def test_a_short_sample_does_not_enter_its_own_products_twice():

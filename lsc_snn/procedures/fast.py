@@ -32,10 +32,10 @@ _FAR = math.log(1.25)
 scale only until potentials leave the surrogate's window. A nearer one may be reached by chance."""
 _LEAST_DAMPING = 1 / 4
 """Steps that a layer near its targets takes in the end, as a share of those that it took first."""
-_ROUGH, _ROUGHLY = Effort(4, 32), Effort(8, 32)
-"""How reports are measured that only lead on the way, and how while no layer comes nearer: with a sharp surrogate few
-of the points lie in its window, and the mean radius of half of them may be 0.15 off. With half of the products a radius
-comes out about 1 % low."""
+_ON_THE_WAY, _WHILE_STALLED = Effort(4, 32), Effort(8, 32)
+"""How reports are measured that only lead on the way, and how while the layer that is next to be settled comes no
+nearer: with a sharp surrogate few of the points lie in its window, and the mean radius of half of them may be 0.15 off.
+With half of the products a radius comes out about 1 % low."""
 _STALLED = 2
 """Sweeps in a row without progress from which on more points are measured."""
 _HOLD = 0.8
@@ -111,6 +111,11 @@ class RateDial:
         self._secant.forget()
         return self._moved
 
+    def forget(self) -> None:
+        """Drop the last move, after the threshold was put elsewhere."""
+        self._moved = 0.0
+        self._secant.forget()
+
 
 class Attempt:
     """What a layer has tried: how near it came to its goal, with which parameters, and the sweeps since then."""
@@ -146,7 +151,7 @@ class Attempt:
     def give_up(self) -> None:
         """Return to the parameters that came nearest, before or after the second start; there is no third."""
         restore(self._first if self._first_error < self.error else self._kept)
-        self.restarted = True
+        self.failures, self.restarted = 0, True
 
 
 class Fast:
@@ -215,27 +220,29 @@ class Fast:
         """
         attempt = self._attempts[lowest]
         near = attempt.error <= _FAR
-        if near and attempt.damping > _LEAST_DAMPING:
-            attempt.back()
+        damped, given_up = near and attempt.damping > _LEAST_DAMPING, near or attempt.restarted
+        layers = [lowest] if near else [i for i in range(lowest, len(self._attempts)) if i not in self._given_up]
+        for layer in layers:
+            if damped:
+                self._attempts[layer].back()
+            elif given_up:
+                self._attempts[layer].give_up()
+            else:
+                self._attempts[layer].start_again()
+            self._rates[layer].forget()
+        self._secants = {key: secant for key, secant in self._secants.items() if key[1] not in layers}
+        if damped:
             attempt.damping /= 2
-            for kind in ("encoder", "depth", "time"):
-                self._secants.pop((kind, lowest), None)
             return True
-        if near or attempt.restarted:
-            for other in self._attempts[lowest : lowest + 1 if near else None]:
-                other.give_up()
+        if given_up:
             self._given_up.add(lowest)
             return True
         attempt.restarted = True
-        moved = False
-        for layer in range(lowest, len(self._attempts)):
-            self._attempts[layer].start_again()
-        for dial in dials:
-            if dial.layer >= lowest and dial.kind != "decoder" and dial.knob is not None and movable(dial.knob):
-                dial.knob.turn(_RESTART)
-                moved = True
-        self._secants = {key: secant for key, secant in self._secants.items() if key[1] < lowest}
-        return moved
+        restarted = [dial for dial in dials if dial.layer in layers and dial.kind != "decoder"]
+        for knob in (dial.knob for dial in restarted if movable(dial.knob)):
+            if knob is not None:
+                knob.turn(_RESTART)
+        return bool(restarted)
 
     def is_done(self, report: RadiusReport) -> bool:
         """Say whether a report is at the goal, in all that a knob still moves."""
@@ -282,14 +289,19 @@ def run(
     procedure = Fast(goal)
     full = True
     for index in range(max_sweeps):
-        effort = FULL if full else _ROUGHLY if procedure.stalled else _ROUGH
+        effort = FULL if full else _WHILE_STALLED if procedure.stalled else _ON_THE_WAY
         report = measure(effort)
         if not full and procedure.is_done(report):
             full = True
             report = measure(FULL)
         yield report, goal.movable_dials(report)
-        if procedure.is_done(report) or not procedure.sweep(report):
+        if procedure.is_done(report):
             return
-        full &= index > 0
+        if not procedure.sweep(report):
+            if full:
+                return
+            full = True  # of this report, nothing is left to move: of a full one, perhaps
+        else:
+            full &= index > 0
     report = measure(FULL)
     yield report, goal.movable_dials(report)

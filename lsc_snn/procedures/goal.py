@@ -49,7 +49,7 @@ class Dial(NamedTuple):
 
     @property
     def attainable(self) -> float:
-        """The target, or the radius nearest to it that the knob can give."""
+        """The target, or where a floor lies above it, 1.05 floors, or the radius itself if that is lower."""
         floor = 0.0 if self.knob is None else _ABOVE_FLOOR * self.knob.floor
         return max(self.target, min(self.radius, floor))
 
