@@ -235,7 +235,7 @@ def test_a_run_ends_on_a_full_report():
 
 
 def test_distance_is_the_sum_in_log_and_what_cannot_be_helped_hides_nothing():
-    goal = Goal(lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), (Knobs(Dummy().knob, Dummy().knob),), None)
+    goal = Goal(lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), (Knobs(*(Dummy().knob for _ in range(3))),), None)
 
     def distance(time, depth, rate):
         found = report(time, depth, rate)

@@ -95,26 +95,29 @@ class Goal:
         return math.log(rate / high) if rate > high else math.log(max(rate / low, _SILENT))
 
     def badness(self, report: RadiusReport, dials: Iterable[Dial]) -> float:
-        """Return the worst violation, of the given dials and of all rates, in units of what is allowed.
+        """Return the worst violation in units of what is allowed: of given dials, and of rates that a threshold moves.
 
         It is at most 1 where what these dials stand for is reached. One that nothing moves should not be among them: it
         would hide what happens to the others.
         """
         radii = max((dial.error / self.tolerance for dial in dials), default=0.0)
-        excess = [self.rate_excess(float(rate)) for rate in report.rates]
-        rates = max((1 + abs(value) for value in excess if value), default=0.0)
+        rates = max((1 + value for value in self._movable_excess(report) if value), default=0.0)
         return math.inf if math.isnan(radii) else max(radii, rates)
 
     def distance(self, report: RadiusReport, dials: Iterable[Dial]) -> float:
-        """Return how far a report is from the goal: the sum over the given dials and all rates, in log.
+        """Return the distance from the goal, in log: the sum over given dials, and rates that a threshold moves.
 
         What cannot be helped does not hide the others, as it would in ``badness``. It is inf where a radius overflows.
         """
         ratios = [dial.radius / dial.target for dial in dials]
         if not all(ratio < math.inf for ratio in ratios):
             return math.inf
-        excess = sum(abs(self.rate_excess(rate)) for rate in report.rates.tolist())
-        return excess + sum(abs(math.log(max(ratio, _SILENT))) for ratio in ratios)
+        return sum(self._movable_excess(report)) + sum(abs(math.log(max(ratio, _SILENT))) for ratio in ratios)
+
+    def _movable_excess(self, report: RadiusReport) -> list[float]:
+        """Return how far, in log, each rate lies outside the band that a threshold could bring back."""
+        rates = zip(report.rates.tolist(), self.knobs, strict=True)
+        return [abs(self.rate_excess(rate)) for rate, knobs in rates if movable(knobs.threshold)]
 
     def reasons(self, report: RadiusReport) -> tuple[str, ...]:
         """Return a line for each transition and rate that is not where it should be, and why."""
@@ -125,9 +128,10 @@ class Goal:
                     f"{dial.name}: {dial.kind} radius {dial.radius:.3g}, target {dial.target:.3g}: {_why(dial)}"
                 )
         low, high = self.rate_band
-        for name, rate in zip(report.names, report.rates.tolist(), strict=True):
+        for name, rate, knobs in zip(report.names, report.rates.tolist(), self.knobs, strict=True):
             if self.rate_excess(rate):
-                lines.append(f"{name}: firing rate {rate:.3g} outside {low:g} to {high:g} per step")
+                why = "not reached" if movable(knobs.threshold) else "no threshold that may be moved"
+                lines.append(f"{name}: firing rate {rate:.3g} outside {low:g} to {high:g} per step: {why}")
         return tuple(lines)
 
 
