@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _MARKERS = ("o", "^", "s", "D", "v", "P")
+_COLUMNS = 3
 
 
 def sweep_figure(rows: Sequence[Row]) -> Figure:
     """Return test accuracies over arms: a point for each run, a bar at the mean, a colour for each depth.
 
-    Rows of panels are data sets, columns networks. Runs that only tuned a learning rate are left out.
+    Rows of panels are data sets, columns networks; of one data set, three panels a row. Runs that only tuned a learning
+    rate are left out.
     """
     chosen = [row for row in rows if row.run.chosen]
     sets, networks = (
@@ -29,16 +32,19 @@ def sweep_figure(rows: Sequence[Row]) -> Figure:
     )
     arms = {n: list(dict.fromkeys(row.run.target for row in chosen if row.network == n)) for n in networks}
     depths = sorted({row.run.depth for row in chosen})
+    columns = len(networks) if len(sets) > 1 else min(_COLUMNS, len(networks))
+    lines = math.ceil(len(sets) * len(networks) / columns)
     width = max(3.2, 1.2 + 0.75 * max(map(len, arms.values())))
-    figure = new_figure(max(5.0, 0.6 + width * len(networks)), 1.1 + 2.9 * len(sets))
-    panels = figure.subplots(len(sets), len(networks), sharex="col", sharey="row", squeeze=False)
-    for line, data in enumerate(sets):
-        for column, network in enumerate(networks):
-            axes = panels[line][column]
-            mine = [row.run for row in chosen if (row.data, row.network) == (data, network)]
-            _draw(axes, mine, arms[network], depths)
-            axes.set_title(f"{network} on {data}", fontsize=TITLE_SIZE)
-        panels[line][0].set_ylabel("test accuracy (%)", fontsize=TEXT_SIZE)
+    figure = new_figure(max(5.0, 0.6 + width * columns), 0.8 + 3.2 * lines)
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
+    for axes, (data, network) in zip(panels, itertools.product(sets, networks), strict=False):
+        mine = [row.run for row in chosen if (row.data, row.network) == (data, network)]
+        _draw(axes, mine, arms[network], depths)
+        axes.set_title(f"{network} on {data}", fontsize=TITLE_SIZE)
+    for axes in panels[::columns]:
+        axes.set_ylabel("test accuracy (%)", fontsize=TEXT_SIZE)
+    for axes in panels[len(sets) * len(networks) :]:
+        axes.remove()
     handles, labels = _handles(depths)
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=TEXT_SIZE, frameon=False)
     return figure
