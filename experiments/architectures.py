@@ -55,8 +55,6 @@ def architectures_table(size: Size, families: Sequence[str], targets: Sequence[s
             continue
         for kind, build in kinds.items():
             for target in targets:
-                if kind in WITHOUT_TIME and target != "one":
-                    continue  # there is one path, and nothing to cancel
                 row = _row(kind, build, inputs, size, target)
                 print(f"{kind}, {target}: {row['CPU s']:.1f} CPU s, {row['reached']}", file=sys.stderr, flush=True)
                 own.setdefault(target, float(row["CPU s"] or math.nan))
@@ -121,13 +119,20 @@ def to_markdown(table: Table) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for kind, rows in kinds.items():
         first = next(iter(rows.values()))
-        cells = [f"{kind}", f"{first['time']}; {first['depth']}"]
+        cells = [kind, _radii(first["time"], first["depth"])]
         for name in targets:
             row = rows.get(name)
-            cells.append("" if row is None else f"{row['time after']}; {row['depth after']}{_missed(row)}")
+            target = (
+                " (target 1)" if kind in WITHOUT_TIME else ""
+            )  # whatever the name: there is one path to every layer
+            cells.append("" if row is None else _radii(row["time after"], row["depth after"]) + target + _missed(row))
         cells.append(", ".join(f"{row['CPU s']:.0f}" for row in rows.values()))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _radii(time: object, depth: object) -> str:
+    return f"{time}; {depth}" if time else f"depth {depth}"
 
 
 def _missed(row: Row) -> str:

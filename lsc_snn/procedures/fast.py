@@ -238,11 +238,10 @@ class Fast:
             self._given_up.add(lowest)
             return True
         attempt.restarted = True
-        restarted = [dial for dial in dials if dial.layer in layers and dial.kind != "decoder"]
-        for knob in (dial.knob for dial in restarted if movable(dial.knob)):
-            if knob is not None:
-                knob.turn(_RESTART)
-        return bool(restarted)
+        turned = [dial.knob for dial in dials if dial.layer in layers and dial.kind != "decoder" and movable(dial.knob)]
+        for knob in filter(None, turned):
+            knob.turn(_RESTART)
+        return bool(turned)
 
     def is_done(self, report: RadiusReport) -> bool:
         """Say whether a report is at the goal, in all that a knob still moves."""

@@ -19,11 +19,14 @@ def test_every_kind_of_this_library_and_of_torch_has_a_row():
     table = architectures.architectures_table(SIZE, ["torch"], ["half"], density=0.2)
     kinds = [row["kind"] for row in table.rows]
     known = [*FAMILIES["lsc_snn"](), *FAMILIES["torch"]()]
-    assert kinds == [kind for kind in known if kind not in WITHOUT_TIME]  # these have one target alone
+    assert kinds == known
     assert all(set(row) == set(COLUMNS) for row in table.rows)
     assert table.rows[0]["x own"] == 1
     by_kind = {row["kind"]: row for row in table.rows}
     assert [by_kind[kind]["reached"] for kind in ("ALIF", "nn.GRU", "SSMBlock(LRU)")] == ["yes"] * 3
+    (line,) = (line for line in architectures.to_markdown(table).splitlines() if line.startswith("| nn.Linear |"))
+    assert line.count("| depth ") == 2
+    assert "(target 1)" in line
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
