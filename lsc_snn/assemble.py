@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from lsc_snn.axes import Layout, layouts, of_input, of_output
 from lsc_snn.events import EventBatch, Inputs
-from lsc_snn.graph import leaf_ids, passed, tensors_in
+from lsc_snn.graph import leaf_ids, passed, slices, tensors_in
 from lsc_snn.grid import Decoder, Grid, LayerRecord, Points, Source, Transition
 from lsc_snn.knobs import Knob, multiplied, together
-from lsc_snn.recording import CellRow, Row, SequenceRow
+from lsc_snn.recording import CellRow, Row, SequenceRow, source_of
 from lsc_snn.replay import Between, Replay, at_points, close
 
 _FEWEST = 8
@@ -69,6 +69,7 @@ class Assembly:
         """Say whether what arrives at a row depends on one of these leaves."""
         return any(id(leaf) in self._sources[row.name] for leaf in leaves)
 
+    @torch.enable_grad()
     def grid(self, num_times: int, generator: torch.Generator | None, wide: int | None) -> Grid:
         """Return the grid of the pass; ``trace`` says what the arguments are."""
         rows = [*self._layers, *self._readouts[-1:]]
@@ -153,6 +154,8 @@ class Assembly:
                 )
             source, between, points = self._from_input(row, between, points)
             arrived = between.arrived(row)
+            if between.start is start:
+                source = self._by_steps(source, arrived, points)
         else:
             arrived, source = between.arrived(row), between.left(below)
         if leaf is not None and (isinstance(below, CellRow) or (below is None and self._steps == 1)):
@@ -208,6 +211,17 @@ class Assembly:
         kept = torch.stack([(points.samples == sample).nonzero()[0, 0] for sample in torch.unique(points.samples)])
         points = Points(points.times[kept], points.samples[kept])
         return Source((start,), (points.samples,)), between._replace(points=points), points
+
+    def _by_steps(self, source: Source, arrived: Tensor, points: Points) -> Source:
+        """Return the steps of the input as a source, where the forward takes them one by one, else the whole input."""
+        start, layout = self._start, self._layout
+        if isinstance(start, EventBatch) or layout is None or layout.flat:
+            return source
+        axis = 0 if layout.time_first else 1
+        edges = slices(arrived, start, axis)
+        if not edges.keys() >= set(points.times.tolist()):
+            return source
+        return source_of(start.detach().unbind(axis), points, edges)
 
     def _decoder(self, whole: Between, between: Between) -> Decoder | None:
         """Return the decoder of a model without a known readout: output by y_L, if the output has a time axis."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 
 def leaf_ids(tensors: Iterable[Tensor]) -> set[int]:
@@ -40,6 +41,31 @@ def depends(tensor: Tensor, others: Iterable[Tensor]) -> bool:
     """Say whether a tensor is one of others that carry a graph, or was computed from one."""
     nodes = {other.grad_fn for other in others if other.grad_fn is not None}
     return tensor.grad_fn is not None and any(node in nodes for node in _nodes(tensor))
+
+
+def slices(tensor: Tensor, start: Tensor, axis: int) -> dict[int, GradientEdge]:
+    """Return where the slices of a leaf along an axis enter the graph of a tensor, by their index.
+
+    Empty where anything but single slices enters, or one of them twice.
+    """
+    found: dict[int, GradientEdge] = {}
+    for node in _nodes(tensor):
+        for child, output in node.next_functions:
+            if child is None or not any(_variable(grandchild) is start for grandchild in _children(child)):
+                continue
+            kind = child.name()
+            if kind not in ("SelectBackward0", "UnbindBackward0") or _signed(child._saved_dim) % start.dim() != axis:
+                return {}
+            index = output if kind == "UnbindBackward0" else _signed(child._saved_index) % start.shape[axis]
+            edge = GradientEdge(child, output)
+            if found.setdefault(index, edge) != edge:
+                return {}
+    return found
+
+
+def _signed(value: int) -> int:
+    """Return a saved number of a node, which shows negative ones as unsigned."""
+    return value - 2**64 if value >= 2**63 else value
 
 
 def passed(tensor: Tensor, leaf: Tensor, data: Iterable[Tensor]) -> list[nn.Parameter]:

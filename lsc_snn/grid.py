@@ -11,10 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from lsc_snn.knobs import Knob, Knobs
 
@@ -78,11 +79,13 @@ class Source:
     """Where a signal starts: leaves that gradients are taken to, in which each of K points finds its row.
 
     ``leaves`` is one tensor, or several of one shape that are stacked; ``index`` then picks the K rows (None: the rows
-    are the points themselves).
+    are the points themselves). ``edges``, one for each of the leaves, are given where these are no leaves of the graph
+    but come out of operations in it: the steps of an input, say, whose gradient as a whole would be mostly zeros.
     """
 
     leaves: tuple[Tensor, ...]
     index: tuple[Tensor, ...] | None = None
+    edges: tuple[GradientEdge, ...] | None = None
 
     def rows(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return the (K, cols) rows of tensors of the shapes of the leaves."""
@@ -135,16 +138,14 @@ class Transition:
         if not self._outputs.requires_grad:
             return vectors.new_zeros(self.batch, self.cols)
         with torch.set_grad_enabled(create_graph):  # whatever mode the caller is in
-            leaves = [leaf for source in self._sources for leaf in source.leaves]
-            gradients = iter(
-                torch.autograd.grad(
-                    self._outputs,
-                    leaves,
-                    vectors,
-                    retain_graph=True,
-                    create_graph=create_graph,
-                    materialize_grads=True,
-                )
+            ends: list[Any] = [end for source in self._sources for end in source.edges or source.leaves]
+            found = torch.autograd.grad(
+                self._outputs, ends, vectors, retain_graph=True, create_graph=create_graph, allow_unused=True
+            )
+            leaves = (leaf for source in self._sources for leaf in source.leaves)
+            gradients = (
+                torch.zeros_like(leaf, requires_grad=create_graph) if gradient is None else gradient
+                for gradient, leaf in zip(found, leaves, strict=True)
             )
             rows = [source.rows([next(gradients) for _ in source.leaves]).to(self.dtype) for source in self._sources]
             return rows[0] if len(rows) == 1 else torch.cat(rows, 1)

@@ -123,17 +123,40 @@ def draw_seed(generator: torch.Generator | None) -> int:
     return 0 if generator is None else int(torch.randint(2**31, (1,), generator=generator))
 
 
-def report_of(grid: Grid, *, method: Method = "power", num_matvecs: int | None = None, seed: int = 0) -> RadiusReport:
-    """Return the radii of a traced grid. The same seed draws the same blocks and starting vectors."""
+def report_of(
+    grid: Grid,
+    *,
+    method: Method = "power",
+    num_matvecs: int | None = None,
+    seed: int = 0,
+    earlier: RadiusReport | None = None,
+    held: int = 0,
+    same_decoder: bool = False,
+) -> RadiusReport:
+    """Return the radii of a traced grid. The same seed draws the same blocks and starting vectors.
+
+    Where an ``earlier`` report is given, the radii of the first ``held`` layers are taken from it, and that of the
+    decoder if it is the ``same_decoder``.
+    """
 
     def mean_radius(transition: Transition) -> float:
         generator = torch.Generator().manual_seed(seed)
         block = square(transition, generator)
         return float(radius(block, method=method, num_matvecs=num_matvecs, generator=generator).double().mean())
 
-    depth = [mean_radius(layer.depth()) for layer in grid.layers]
-    time = [mean_radius(layer.time()) for layer in grid.layers if layer.memory]
-    return report_from(grid, time, depth, math.nan if grid.decoder is None else mean_radius(grid.decoder.transition()))
+    timed = [layer for layer in grid.layers if layer.memory]  # all, or none
+    depth, time = list[float](), list[float]()
+    if earlier is not None:
+        depth, time = [earlier.encoder, *earlier.depth.tolist()][:held], earlier.time.tolist()[:held]
+    depth += [mean_radius(layer.depth()) for layer in grid.layers[len(depth) :]]
+    time += [mean_radius(layer.time()) for layer in timed[len(time) :]]
+    if grid.decoder is None:
+        decoder = math.nan
+    elif earlier is not None and same_decoder:
+        decoder = earlier.decoder
+    else:
+        decoder = mean_radius(grid.decoder.transition())
+    return report_from(grid, time, depth, decoder)
 
 
 def report_from(grid: Grid, time: list[float], depth: list[float], decoder: float) -> RadiusReport:

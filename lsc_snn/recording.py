@@ -6,12 +6,13 @@ import contextlib
 import functools
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from lsc_snn.adapters.base import AnyAdapter, Pass, SequenceAdapter, StepAdapter
 from lsc_snn.events import EventBatch
@@ -203,11 +204,12 @@ def shared(name: str) -> ValueError:
     )
 
 
-def source_of(steps: list[Tensor], points: Points) -> Source:
-    """Return the source of the points among leaves (B, ...), one for each step."""
+def source_of(steps: Sequence[Tensor], points: Points, edges: Mapping[int, GradientEdge] | None = None) -> Source:
+    """Return the source of the points among leaves (B, ...), one for each step; ``Source`` says what edges are."""
     times, index = torch.unique(points.times, return_inverse=True)
     leaves = tuple(steps[time] for time in times.tolist())
-    return Source(leaves, (points.samples,) if len(leaves) == 1 else (index, points.samples))
+    taken = None if edges is None else tuple(edges[time] for time in times.tolist())
+    return Source(leaves, (points.samples,) if len(leaves) == 1 else (index, points.samples), taken)
 
 
 def _picked(steps: list[Tensor], points: Points) -> Tensor:

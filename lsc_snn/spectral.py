@@ -227,7 +227,7 @@ def _arnoldi(product: Callable[[Tensor], Tensor], start: Tensor, products: int) 
             x = product(x)
             if index % 2 or index == products - size - 1:  # float32 holds the square of two products of 1e-9 to 1e9
                 x = _normalised(x)[0]
-    basis = x.new_zeros(len(x), size, x.shape[1])
+    basis = x.new_empty(len(x), size, x.shape[1])
     hessenberg = x.new_zeros(len(x), size, size)
     for column in range(size):
         basis[:, column] = x

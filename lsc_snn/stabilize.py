@@ -16,19 +16,16 @@ from torch import nn
 from lsc_snn import _checks
 from lsc_snn._kept import cycled, restore, snapshot
 from lsc_snn.events import Inputs
-from lsc_snn.grid import Grid
-from lsc_snn.measure import RadiusReport, draw_seed, report_of
+from lsc_snn.measure import RadiusReport
 from lsc_snn.procedures import fast, gradient, paper
-from lsc_snn.procedures.goal import FULL, Effort, Goal, knobs_of
+from lsc_snn.procedures.goal import Goal, knobs_of
+from lsc_snn.procedures.meter import Meter
 from lsc_snn.theory import Target
-from lsc_snn.trace import Call, handled_modules, trace
+from lsc_snn.trace import Call, handled_modules
 
 PROCEDURES = ("fast", "gradient", "paper")
 RATE_BAND = (0.01, 0.5)
 """Default band of the mean firing rate, in spikes per unit and step: a layer outside is silent or saturated."""
-_WIDE = 1024
-"""Layers with more variables are measured at fewer points: a product costs the square of their number, and a mean over
-many varies little."""
 
 
 @dataclass(frozen=True)
@@ -124,30 +121,12 @@ def stabilize(
     stream = cycled(batches)
     first = next(stream)
     start = time.perf_counter()
-    seed = draw_seed(generator)
-    # The same points at the same effort, and always the same blocks and starting vectors: common random numbers make a
-    # radius a smooth function of the knobs, which secant steps need.
-    batch_of_sweep = itertools.chain([first], stream)
-
-    unused: list[Grid] = []
-
-    def traced(effort: Effort = FULL) -> Grid:
-        if unused and effort == FULL:
-            return unused.pop()
-        drawn = _seeded(generator, seed)
-        return trace(model, next(batch_of_sweep), num_times=effort.num_times, call=call, generator=drawn, wide=_WIDE)
-
-    def measured(effort: Effort = FULL) -> RadiusReport:
-        return report_of(traced(effort), num_matvecs=effort.num_matvecs, seed=seed)
-
-    def visited(time_generator: torch.Generator) -> Grid:
-        return trace(model, next(batch_of_sweep), num_times=1, call=call, generator=time_generator)
-
+    meter = Meter(model, itertools.chain([first], stream), call, generator)
     history: list[RadiusReport] = []
     nearest = math.inf
     kept = best_parameters = snapshot(model.parameters())
     try:
-        grid = traced()
+        grid = meter.peek()  # every procedure begins with the model as it is
         wanted = Target.parse(target, grid.num_steps, len(grid.layers))
         if isinstance(target, str) and not any(layer.memory for layer in grid.layers):
             wanted = Target.one()  # without time there is one path to every layer, and nothing to cancel
@@ -156,18 +135,13 @@ def stabilize(
         held = [parameter for knobs in goal.knobs for knob in knobs if knob for parameter in knob.parameters]
         movable = [*model.parameters(), *held]
         kept = best_parameters = snapshot(movable)
-        unused.append(grid)  # every procedure begins with the model as it is
         del grid  # or all that it recorded would live to the end
         if procedure == "fast":
-            reports = fast.run(goal, measured, max_sweeps)
+            reports = fast.run(goal, meter, max_sweeps)
         elif procedure == "gradient":
-            parameters = list(model.parameters())
-            reports = gradient.run(
-                goal, traced, measured, parameters, max_sweeps, lambda: torch.Generator().manual_seed(seed)
-            )
+            reports = gradient.run(goal, meter, list(model.parameters()), max_sweeps)
         else:
-            drawn = torch.Generator().manual_seed(seed)
-            reports = paper.run(goal, visited, measured, list(model.parameters()), max_sweeps, drawn)
+            reports = paper.run(goal, meter, list(model.parameters()), max_sweeps)
         for report, dials in reports:
             history.append(report)
             distance, badness = goal.distance(report, dials), goal.badness(report, dials)
@@ -178,8 +152,7 @@ def stabilize(
         after = history[-1]
         if badness > 1:
             restore(best_parameters)
-            unused.clear()
-            after = measured()
+            after = meter.report()
     except BaseException:
         restore(kept)
         raise
@@ -193,7 +166,3 @@ def stabilize(
         history=tuple(history),
         reasons=goal.reasons(after),
     )
-
-
-def _seeded(generator: torch.Generator | None, seed: int) -> torch.Generator | None:
-    return None if generator is None else torch.Generator().manual_seed(seed)

@@ -160,13 +160,21 @@ def trace(
     _checks.check_count("num_times", num_times)
     if wide is not None:
         _checks.check_count("wide", wide)
+    return record(model, inputs, call).grid(num_times, generator, wide)
+
+
+def record(model: nn.Module, inputs: Inputs, call: Call | None = None) -> Assembly:
+    """Run the model's own forward once, and return what ``trace`` makes a grid of, any number of times.
+
+    Raises as ``trace`` does.
+    """
     handled = handled_modules(model)
     check_inputs(model, inputs)
     start = inputs if isinstance(inputs, EventBatch) else inputs.detach().requires_grad_()
     rows: dict[str, Row] = {}
     counts = dict.fromkeys((entry.name for entry in handled), 0)
 
-    def record(entry: Handled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def recorded(entry: Handled, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         counts[entry.name] += 1
         return _record_call(rows, entry, args, kwargs)
 
@@ -180,7 +188,7 @@ def trace(
             return model(batch) if call is None else call(model, batch)
 
     with watched(model, known) as unknown:
-        output = forward(start, record)
+        output = forward(start, recorded)
 
     if unknown:
         raise unknown_memory(*min(unknown, key=lambda found: found[0].count(".")))
@@ -194,7 +202,7 @@ def trace(
         return again, forward(batch, lambda entry, args, kwargs: _record_call(again, entry, args, kwargs, outputs))
 
     with torch.enable_grad():  # whatever mode the caller is in
-        return Assembly(list(rows.values()), start, output, model, replay).grid(num_times, generator, wide)
+        return Assembly(list(rows.values()), start, output, model, replay)
 
 
 def _record_call(

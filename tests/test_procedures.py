@@ -222,12 +222,16 @@ def test_a_run_ends_on_a_full_report():
     depth, time, efforts = Dummy(), Dummy(), []
     goal = Goal(lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), (Knobs(depth.knob, time.knob),), None)
 
-    def measure(effort):
-        efforts.append(effort)
-        full = effort == FULL
-        return report(0.5, (0.62 if full else 0.5) * depth.value.item() ** full, 0.001)
+    class FakeMeter:
+        def report(self, effort=FULL, earlier=None, held=0):
+            efforts.append(effort)
+            full = effort == FULL
+            return report(0.5, (0.62 if full else 0.5) * depth.value.item() ** full, 0.001)
 
-    reports = list(run(goal, measure, 20))
+        def refined(self):
+            return self.report()
+
+    reports = list(run(goal, FakeMeter(), 20))
     assert efforts[0] == efforts[-1] == FULL
     assert Effort(4, 32) in efforts
     assert depth.value.item() == pytest.approx(0.5 / 0.62, rel=0.1)

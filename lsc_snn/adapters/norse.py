@@ -5,8 +5,9 @@ Containers (``SequentialState``, ``Lift``, ``RecurrentSequential``) need none: t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from norse.torch.functional.leaky_integrator import LIState
@@ -36,6 +37,9 @@ class NeuronAdapter(StepAdapter):
 
     spiking = True
 
+    def __init__(self) -> None:
+        self._forms: WeakKeyDictionary[Callable[..., Any], Any] = WeakKeyDictionary()
+
     def initial(self, module: Any, like: Tensor) -> Any:
         """Return the state in which the module starts, of any shape that broadcasts to that of its neurons."""
         own = module.__dict__
@@ -58,13 +62,13 @@ class NeuronAdapter(StepAdapter):
             raise TypeError(f"{name}: expected a dense input, got a sparse tensor; give it input.to_dense()")
         if getattr(module, "record_states", False):
             raise ValueError(f"{name}: expected record_states=False, got True; set it to False to measure the model")
-        first = self.initial(module, input_tensor)
+        first = self.initial(module, input_tensor) if state is None else state
         shape = tuple(input_tensor.shape[1:] if self.over_time(module) else input_tensor.shape)
         if hasattr(module, "hidden_size"):
             shape = (*shape[:-1], int(module.hidden_size))
         memory = tuple(
             torch.as_tensor(part).to(input_tensor.device, torch.result_type(part, input_tensor)).expand(shape)
-            for part in _flat(first if state is None else state, first)
+            for part in _flat(first, self._form(module, input_tensor))
         )
         return input_tensor, memory
 
@@ -84,7 +88,18 @@ class NeuronAdapter(StepAdapter):
         return Knobs(_depth(module), _time(module), _threshold(module))
 
     def _state(self, module: Any, like: Tensor, memory: Memory) -> Any:
-        return _filled(self.initial(module, like), iter(memory))
+        return _filled(self._form(module, like), iter(memory))
+
+    def _form(self, module: Any, like: Tensor) -> Any:
+        """Return the form of the module's states: nested tuples without entries.
+
+        It is known by the function that makes the first state, since to make one takes as long as a step.
+        """
+        starts = getattr(module, "state_fallback", type(module))
+        function = getattr(starts, "__func__", starts)
+        if function not in self._forms:
+            self._forms[function] = _emptied(self.initial(module, like))
+        return self._forms[function]
 
 
 class ReadoutAdapter(NeuronAdapter):
@@ -183,6 +198,10 @@ def _filled(state: Any, entries: Iterator[Tensor]) -> Any:
     if not isinstance(state, tuple):
         return next(entries)
     return _rebuilt(state, [_filled(part, entries) for part in state])
+
+
+def _emptied(state: Any) -> Any:
+    return _rebuilt(state, [_emptied(part) for part in state]) if isinstance(state, tuple) else None
 
 
 def _detached(value: Any) -> Any:

@@ -8,6 +8,7 @@ and input size are the same: its time radius is then 0.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -258,7 +259,17 @@ def _arguments(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
             f"{type(module).__name__}: expected a surrogate with one derivative, got SSO, which draws another in every "
             "backward pass; measure with a surrogate such as atan"
         )
-    return dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+    forward = module.forward
+    if not inspect.ismethod(forward):
+        return dict(inspect.signature(forward).bind(*args, **kwargs).arguments)
+    bound = _signature(forward.__func__).bind(module, *args, **kwargs).arguments
+    return dict(list(bound.items())[1:])
+
+
+@functools.lru_cache(maxsize=32)
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    """Return a signature, once for each function: it takes as long as a step of a small neuron."""
+    return inspect.signature(forward)
 
 
 def _parameter(owner: Any, name: str) -> nn.Parameter | None:

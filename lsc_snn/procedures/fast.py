@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
 from lsc_snn._kept import restore, snapshot
-from lsc_snn.knobs import Knobs, movable
+from lsc_snn.knobs import Knob, Knobs, movable
 from lsc_snn.measure import RadiusReport
 from lsc_snn.procedures.goal import FULL, Dial, Effort, Goal
+from lsc_snn.procedures.meter import Meter
 
 _MAX_STEP = math.log(3.0)
 """Largest change of a knob in one sweep. At 4, layers whose input still grows overshoot into a scale at which few
@@ -38,6 +39,8 @@ nearer: with a sharp surrogate few of the points lie in its window, and the mean
 With half of the products a radius comes out about 1 % low."""
 _STALLED = 2
 """Sweeps in a row without progress from which on more points are measured."""
+_ALIKE = 0.2
+"""Relative difference of radii, of layers of one kind that were drawn alike."""
 _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
 
@@ -163,6 +166,12 @@ class Fast:
         self._rates = [RateDial(goal.rate_band) for _ in goal.knobs]
         self._attempts = [Attempt() for _ in goal.knobs]
         self._given_up: set[int] = set()
+        self._first: list[Dial] = []
+        """The dials of the first report."""
+        self._turned: dict[tuple[str, int], float] = {}
+        """By what factor the last sweep turned knobs."""
+        self.held = 0
+        """Layers, from the input up, that the last sweep left alone."""
         self.stalled = False
         """Whether the layer that is next to be settled has come no nearer for some sweeps."""
 
@@ -173,11 +182,13 @@ class Fast:
         depend on what is below, so that a held one stays, and the layers above settle one after the other.
         """
         moved, held, self.stalled = False, True, False
-        dials = self._free(report)
+        dials, self.held = self._free(report), len(report.names)
+        self._first = self._first or self._goal.dials(report)
+        self._turned.clear()
         for index, rate in enumerate(report.rates.tolist()):
             mine = [dial for dial in dials if dial.layer == index and movable(dial.knob)]
             if held and index not in self._given_up and not self._is_right(index, rate, mine):
-                held = False
+                held, self.held = False, index
                 attempt = self._attempts[index]
                 attempt.note(self._error(index, rate, mine), self._goal.knobs[index])
                 self.stalled = attempt.failures >= _STALLED
@@ -189,7 +200,9 @@ class Fast:
                 for dial in mine:
                     moved |= self._turn(dial, silent=rate == 0)
             if rate == 0 and moved:
-                return moved  # nothing arrives above a silent layer: readings there mean nothing, if it may still wake
+                # Nothing arrives above a silent layer: readings there mean nothing, if it may still wake.
+                self._follow(index)
+                return moved
         for dial in dials:
             if dial.kind == "decoder":
                 moved |= self._turn(dial, silent=False)
@@ -260,39 +273,60 @@ class Fast:
         secant = self._secants.setdefault((dial.kind, dial.layer), Secant())
         if 0 < dial.radius < math.inf:
             damping = 1.0 if dial.kind == "decoder" else self._attempts[dial.layer].damping
-            dial.knob.turn(math.exp(secant.step(math.log(dial.radius), math.log(dial.target), damping)))
+            self._put(
+                dial.knob, (dial.kind, dial.layer), secant.step(math.log(dial.radius), math.log(dial.target), damping)
+            )
             return True
         secant.forget()
         if silent and dial.radius == 0:
             return False  # the threshold is what moves
         # Dead though it spikes (all potentials lie outside the surrogate's window) or overflowing: a smaller scale.
-        dial.knob.turn(_WAKE)
+        self._put(dial.knob, (dial.kind, dial.layer), math.log(_WAKE))
         return True
 
     def _turn_threshold(self, index: int, rate: float) -> bool:
         knob = self._goal.knobs[index].threshold
         step = self._rates[index].step(rate) if knob is not None and movable(knob) else 0.0
         if knob is not None and step:
-            knob.turn(math.exp(step))
+            self._put(knob, ("threshold", index), step)
         return step != 0
 
+    def _put(self, knob: Knob, name: tuple[str, int], step: float) -> None:
+        knob.turn(math.exp(step))
+        self._turned[name] = step
 
-def run(
-    goal: Goal, measure: Callable[[Effort], RadiusReport], max_sweeps: int
-) -> Iterator[tuple[RadiusReport, list[Dial]]]:
+    def _follow(self, silent: int) -> None:
+        """Turn the knobs of layers above a silent one as those of that one, if they were alike when it all began.
+
+        They would need the same turns, one layer after the other.
+        """
+        for index in range(silent + 1, len(self._attempts)):
+            if index not in self._given_up and self._alike(silent, index):
+                for kind, knob in zip(Knobs._fields, self._goal.knobs[index], strict=True):
+                    step = self._turned.get((kind, silent), 0.0)
+                    if knob is not None and movable(knob) and step:
+                        knob.turn(math.exp(step))
+
+    def _alike(self, *layers: int) -> bool:
+        """Say whether two layers had the same radii in the beginning."""
+        one, other = ({dial.kind: dial.radius for dial in self._first if dial.layer == layer} for layer in layers)
+        same = (abs(one[kind] - other[kind]) <= _ALIKE * one[kind] < math.inf for kind in one if kind in other)
+        return one.keys() == other.keys() and all(same)
+
+
+def run(goal: Goal, meter: Meter, max_sweeps: int) -> Iterator[tuple[RadiusReport, list[Dial]]]:
     """Sweep until the goal is reached, no knob moves, or ``max_sweeps`` are spent.
 
-    Yield a report, with the dials that count, before every sweep, and the last. ``measure(effort)`` measures the
-    model as it is. The first and the last report are full, as is any after one that found the goal not quite reached.
+    Yield a report, with the dials that count, before every sweep, and the last. The first and the last report are full,
+    as is any after one that found the goal not quite reached; others leave out what has not moved since the one before.
     """
     procedure = Fast(goal)
-    full = True
+    full, report = True, None
     for index in range(max_sweeps):
         effort = FULL if full else _WHILE_STALLED if procedure.stalled else _ON_THE_WAY
-        report = measure(effort)
+        report = meter.report(effort, report, procedure.held)
         if not full and procedure.is_done(report):
-            full = True
-            report = measure(FULL)
+            full, report = True, meter.refined()
         yield report, goal.movable_dials(report)
         if procedure.is_done(report):
             return
@@ -302,5 +336,5 @@ def run(
             full = True  # of this report, nothing is left to move: of a full one, perhaps
         else:
             full &= index > 0
-    report = measure(FULL)
+    report = meter.report()
     yield report, goal.movable_dials(report)

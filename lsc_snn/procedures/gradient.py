@@ -8,15 +8,15 @@ procedure. It takes many more passes than ``fast``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-from lsc_snn.grid import Grid
 from lsc_snn.measure import RadiusReport
 from lsc_snn.optim import AdaBelief
 from lsc_snn.procedures.goal import Dial, Goal
+from lsc_snn.procedures.meter import Meter
 from lsc_snn.procedures.objective import correct, descend, differentiable_radii
 
 _SHARE = 0.03
@@ -27,22 +27,19 @@ _LEAST = 1e-2
 
 def run(
     goal: Goal,
-    visit: Callable[[], Grid],
-    measure: Callable[[], RadiusReport],
+    meter: Meter,
     parameters: list[nn.Parameter],
     max_sweeps: int,
-    draw: Callable[[], torch.Generator],
 ) -> Iterator[tuple[RadiusReport, list[Dial]]]:
     """Descend until every radius is within the tolerance or ``max_sweeps`` steps are spent.
 
-    Yield a report and its dials before every step, and the last. ``visit()`` traces the model and ``draw()``
-    gives a generator, as ``measure`` does.
+    Yield a report and its dials before every step, and the last.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [{"params": [p], "lr": _SHARE * max(float(p.detach().square().mean().sqrt()), _LEAST)} for p in trained]
     optimizer = AdaBelief(groups) if trained else None
     for _ in range(max_sweeps if trained else 0):
-        report, radii = differentiable_radii(visit(), "power", draw)
+        report, radii = differentiable_radii(meter.grid(), "power", lambda: torch.Generator().manual_seed(meter.seed))
         dials = goal.dials(report)
         if goal.badness(report, dials) <= 1:
             break
@@ -55,5 +52,5 @@ def run(
         # A correction moves spikes, which the gradient does not see: only where there are none.
         spiking = {index for index, rate in enumerate(report.rates.tolist()) if not math.isnan(rate)}
         correct(goal, [dial for dial in dials if dial.layer not in spiking])
-    report = measure()
+    report = meter.report()
     yield report, goal.dials(report)

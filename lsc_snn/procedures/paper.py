@@ -8,52 +8,51 @@ once every radius has stayed within the tolerance (0.08 there) for more than 20 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-from lsc_snn.grid import Grid
 from lsc_snn.measure import RadiusReport
 from lsc_snn.optim import AdaBelief, Lookahead
-from lsc_snn.procedures.goal import Dial, Goal
+from lsc_snn.procedures.goal import FULL, Dial, Goal
+from lsc_snn.procedures.meter import Meter
 from lsc_snn.procedures.objective import correct, descend, differentiable_radii
 
 _LEARNING_RATE, _WEIGHT_DECAY = 7.2e-3, 1e-4
 _LOOKAHEAD_STEPS, _LOOKAHEAD_SHARE = 6, 0.5
 _SHUFFLE = 1 / 3
+_ONE_STEP = FULL._replace(num_times=1)
 _STEADY = 20
 """Steps in a row within the tolerance after which it stops."""
 
 
 def run(
     goal: Goal,
-    visit: Callable[[torch.Generator], Grid],
-    measure: Callable[[], RadiusReport],
+    meter: Meter,
     parameters: list[nn.Parameter],
     max_sweeps: int,
-    generator: torch.Generator,
 ) -> Iterator[tuple[RadiusReport, list[Dial]]]:
     """Train until steady or ``max_sweeps`` time steps are spent; yield the report and dials of every visited step.
 
-    ``visit(generator)`` traces the model at one time step drawn from the generator. The first and the last report are
-    taken by ``measure``, over all points.
+    The first and the last report are over all points.
     """
+    generator = torch.Generator().manual_seed(meter.seed)
     trained = [parameter for parameter in parameters if parameter.requires_grad]
 
     def with_dials(report: RadiusReport) -> tuple[RadiusReport, list[Dial]]:
         return report, goal.dials(report)
 
     if not trained:
-        yield with_dials(measure())
+        yield with_dials(meter.report())
         return
     optimizer = Lookahead(
         AdaBelief(trained, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY), k=_LOOKAHEAD_STEPS, alpha=_LOOKAHEAD_SHARE
     )
-    yield with_dials(measure())
+    yield with_dials(meter.report())
     steady = 0
     for _ in range(max_sweeps):
-        report, radii = differentiable_radii(visit(generator), "exact", lambda: generator)
+        report, radii = differentiable_radii(meter.grid(_ONE_STEP, generator), "exact", lambda: generator)
         dials = goal.dials(report)
         yield report, dials
         steady = steady + 1 if goal.badness(report, dials) <= 1 else 0
@@ -64,7 +63,7 @@ def run(
         correct(goal, dials)
         if float(torch.rand((), generator=generator)) < _SHUFFLE:
             _shuffle(trained, generator)
-    yield with_dials(measure())
+    yield with_dials(meter.report())
 
 
 @torch.no_grad()
