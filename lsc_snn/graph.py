@@ -44,23 +44,39 @@ def depends(tensor: Tensor, others: Iterable[Tensor]) -> bool:
 
 
 def slices(tensor: Tensor, start: Tensor, axis: int) -> dict[int, GradientEdge]:
-    """Return where the slices of a leaf along an axis enter the graph of a tensor, by their index.
+    """Return where the slices of a leaf along an axis, 0 or 1, enter the graph of a tensor, by their index.
 
-    Empty where anything but single slices enters, or one of them twice.
+    The two axes may be transposed first. Empty where anything but single slices enters, or one of them twice.
     """
-    found: dict[int, GradientEdge] = {}
-    for node in _nodes(tensor):
-        for child, output in node.next_functions:
-            if child is None or not any(_variable(grandchild) is start for grandchild in _children(child)):
+    nodes = _nodes(tensor)
+    taken: dict[Any, int | None] = {}  # the operations that take slices, and which; None: all
+    for node in nodes:
+        for child in _children(node):
+            turned = _swaps_first_axes(child, start.dim()) and any(
+                _variable(inner) is start for inner in _children(child)
+            )
+            if not turned and (_variable(child) is not start or _swaps_first_axes(node, start.dim())):
                 continue
-            kind = child.name()
-            if kind not in ("SelectBackward0", "UnbindBackward0") or _signed(child._saved_dim) % start.dim() != axis:
+            kind = node.name()
+            if kind not in ("SelectBackward0", "UnbindBackward0"):
                 return {}
-            index = output if kind == "UnbindBackward0" else _signed(child._saved_index) % start.shape[axis]
-            edge = GradientEdge(child, output)
-            if found.setdefault(index, edge) != edge:
+            if _signed(node._saved_dim) % start.dim() != (1 - axis if turned else axis):
                 return {}
+            taken[node] = _signed(node._saved_index) % start.shape[axis] if kind == "SelectBackward0" else None
+    found: dict[int, GradientEdge] = {}
+    for node in nodes:
+        for child, output in node.next_functions:
+            if child in taken:
+                edge, index = GradientEdge(child, output), taken[child]
+                if found.setdefault(output if index is None else index, edge) != edge:
+                    return {}
     return found
+
+
+def _swaps_first_axes(node: Any, axes: int) -> bool:
+    if node.name() != "TransposeBackward0":
+        return False
+    return {_signed(node._saved_dim0) % axes, _signed(node._saved_dim1) % axes} == {0, 1}
 
 
 def _signed(value: int) -> int:

@@ -204,6 +204,26 @@ def test_what_stands_above_a_layer_that_was_given_up_gets_no_second_start():
     assert [knob.factors.count(1 / 8) for knob in knobs] == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize(("second", "third", "follows"), [(0.02, 0.021, True), (0.02, 0.03, False)])
+def test_layers_above_a_silent_one_follow_it_if_they_were_alike(second, third, follows):
+    """Else each would wait for the one below to be awake, and then need the same turns."""
+    knobs = [[Dummy() for _ in range(3)] for _ in range(3)]
+    goal = Goal(
+        lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), tuple(Knobs(*(dummy.knob for dummy in layer)) for layer in knobs), None
+    )
+    procedure = Fast(goal)
+
+    def silent(first, rates):
+        depth, time = torch.tensor([second, third]), torch.full((3,), 0.8)
+        return lsc.RadiusReport(("a", "b", "c"), time, depth, first, math.nan, torch.tensor(rates))
+
+    assert procedure.sweep(silent(0.1, [0.0, 0.0, 0.0]))  # the first is not like the second
+    assert not any(dummy.factors for layer in knobs[1:] for dummy in layer)
+    assert procedure.sweep(silent(0.5, [0.1, 0.0, 0.0]))
+    assert all(dummy.factors for dummy in knobs[1])
+    assert [dummy.factors == other.factors for dummy, other in zip(knobs[1], knobs[2], strict=True)] == 3 * [follows]
+
+
 def test_a_threshold_that_was_put_back_is_not_taken_for_one_that_silenced_its_layer():
     depth, time, threshold = Dummy(), Dummy(), Dummy()
     procedure = fast(depth, time, threshold.knob)

@@ -1,15 +1,13 @@
 """Recorded transitions against dense Jacobians of single steps, and of what a user's forward does in between."""
 
-import gc
 import math
-import weakref
 
 import pytest
 import torch
 from torch import nn
 
 from cases import normal, seeded
-from lsc_snn import ALIF, LI, LIF, LSNN, EventBatch, Network, NetworkConfig, gradient_profile
+from lsc_snn import ALIF, LI, LIF, LSNN, EventBatch, Network, NetworkConfig
 from lsc_snn.grid import Points
 from lsc_snn.surrogate import Gaussian
 from lsc_snn.trace import trace
@@ -197,18 +195,6 @@ def test_wide_layers_are_measured_at_fewer_of_the_same_points_spread_over_steps_
         trace(layer, x, wide=0)
 
 
-def test_fewer_points_of_a_static_input_belong_to_one_step_and_sample_each():
-    """What arrives is that of a sample, and so are its memory and what it hands up."""
-    x = normal(9, 5, seed=4)
-    few, every = trace(Cells("static"), x, num_times=4, wide=1), trace(Cells(), x.expand(7, -1, -1), num_times=4)
-    assert few.points.samples[:8].tolist() != sorted(few.points.samples[:8].tolist())
-    for ours, theirs in zip(few.layers, every.layers, strict=True):
-        found = {tuple(row.tolist()) for row in torch.cat([theirs.arrived.flatten(1), theirs.memory[0].flatten(1)], 1)}
-        mine = torch.cat([ours.arrived.flatten(1), ours.memory[0].flatten(1)], 1)
-        assert len(mine) in (len(few.points.samples), len(few.points.samples.unique()))
-        assert all(tuple(row.tolist()) in found for row in mine)
-
-
 def test_a_short_sample_does_not_enter_its_own_products_twice():
     """With something between the layers, a step that was recorded twice once doubled the depth radius."""
     model, x = Residual(), drive(3)
@@ -325,72 +311,3 @@ def test_points_take_rows_of_a_sequence():
     sequence = normal(5, 2, 3)
     points = Points(torch.tensor([4, 0]), torch.tensor([1, 0]))
     assert torch.equal(points.take(sequence), torch.stack([sequence[4, 1], sequence[0, 0]]))
-
-
-class Cells(nn.Module):
-    """Two cells in a user's own loop, with what users do to it."""
-
-    def __init__(self, habit=""):
-        super().__init__()
-        self.habit = habit
-        self.first, self.second = (nn.GRUCell(size, 6, dtype=torch.float64) for size in (5, 6))
-        for index, parameter in enumerate(self.parameters()):
-            nn.init.normal_(parameter, std=0.6, generator=seeded(index))
-
-    def forward(self, x):
-        x = x.expand(7, -1, -1) if self.habit == "static" else x
-        x = x.transpose(0, 1) if self.habit == "batch first" else x
-        h, g, outputs = x.new_zeros(x.shape[1], 6), x.new_zeros(x.shape[1], 6), []
-        for step, arrived in enumerate(x):
-            with torch.set_grad_enabled(self.habit != "no_grad"):
-                h = self.first(arrived, h)
-                if self.habit != "uneven" or step % 2:
-                    g = self.second(h, g)
-            if self.habit == "truncated":
-                h, g = h.detach(), g.detach()
-            outputs.append(g)
-        return torch.stack(outputs, 1 if self.habit == "batch first" else 0)
-
-
-@pytest.mark.parametrize(
-    ("habit", "message"),
-    [
-        ("no_grad", "layer 'first': expected a gradient from step to step, got none: called under torch.no_grad"),
-        ("truncated", "layer 'first': expected a gradient from step to step, got none: its state is detached"),
-        ("uneven", r"layer 'second': expected as many steps and samples as layer 'first' has, \(7, 3\), got \(3, 3\)"),
-    ],
-)
-def test_a_loop_without_a_gradient_is_named(habit, message):
-    with pytest.raises(ValueError, match=message):
-        trace(Cells(habit), normal(7, 3, 5))
-
-
-def test_the_order_of_axes_and_a_static_input_change_no_transition_and_no_profile():
-    x = normal(7, 3, 5)
-    plain, turned = trace(Cells(), x), trace(Cells("batch first"), x.transpose(0, 1))
-    for layer, other in zip(plain.layers, turned.layers, strict=True):
-        torch.testing.assert_close(other.depth().to_dense(), layer.depth().to_dense())
-        torch.testing.assert_close(other.time().to_dense(), layer.time().to_dense())
-    torch.testing.assert_close(turned.decoder.transition().to_dense(), plain.decoder.transition().to_dense())
-    profile = gradient_profile(Cells(), x)
-    torch.testing.assert_close(gradient_profile(Cells("batch first"), x.transpose(0, 1)), profile)
-    static = normal(3, 5)
-    repeated = static.expand(7, -1, -1)
-    torch.testing.assert_close(gradient_profile(Cells("static"), static), gradient_profile(Cells(), repeated))
-    once, expected = trace(Cells("static"), static, num_times=1), trace(Cells(), repeated, num_times=1)
-    for layer, other in zip(expected.layers, once.layers, strict=True):
-        torch.testing.assert_close(other.depth().to_dense(), layer.depth().to_dense())
-
-
-@pytest.mark.parametrize("make", [lambda: nn.GRU(5, 4), lambda: LIF(5, 4)])
-def test_what_was_recorded_is_freed_with_the_grid(make):
-    """Not only when the garbage collector next looks: at 5 x 256 units a grid holds hundreds of megabytes."""
-    gc.collect()
-    gc.disable()
-    try:
-        grid = trace(make(), torch.rand(6, 2, 5, generator=seeded()))
-        recorded = weakref.ref(grid.layers[0].arrived)
-        del grid
-        assert recorded() is None
-    finally:
-        gc.enable()
