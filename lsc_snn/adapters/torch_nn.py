@@ -26,7 +26,8 @@ class CellAdapter(StepAdapter):
     its odds at zero input are multiplied by the square of the factor, up to a gate of 1/2 or where it was; beyond,
     recurrent weights do better, for a GRU that keeps nearly all takes in nearly nothing. And the input weights of that
     gate follow the depth knob by the square root: if they grew as the others do, the gate would saturate, and its
-    largest value hold the time radius near 1.
+    largest value hold the time radius near 1. They follow the time knob down, for a gate that a strong input drives to
+    1 heeds neither its bias nor recurrent weights, but not up.
     """
 
     def unpack(self, module: Any, input: Tensor, hx: Any = None) -> tuple[Tensor, Memory]:
@@ -201,9 +202,12 @@ def _recurrent_knobs(module: Any, suffix: str, *, gated: bool) -> Knobs:
         after = torch.minimum(before + 2 * math.log(factor), before.clamp(min=0))
         return torch.cat([bias[:start], bias[start:stop] + after - before, bias[stop:]])
 
+    def narrowed(weight: Tensor, factor: float) -> Tensor:
+        return torch.cat([weight[:start], weight[start:stop] * min(factor, 1.0), weight[stop:]])
+
     free = next((name for name in biases if getattr(module, name).requires_grad), None)
     gate = None if free is None else _changed(module, free, shifted)
-    return Knobs(_changed(module, weights, scaled), together(recurrent, gate))
+    return Knobs(_changed(module, weights, scaled), together(recurrent, gate, _changed(module, weights, narrowed)))
 
 
 def _scaled(value: Tensor, factor: float) -> Tensor:

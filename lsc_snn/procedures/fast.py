@@ -18,7 +18,7 @@ _MAX_STEP = math.log(3.0)
 potentials lie in the surrogate's window, and radii are rough."""
 _SLOPES = (0.7, 2.0)
 """Bounds of the secant slope d log radius / d log knob. The paper's multiplicative rule is slope 1 throughout."""
-_IDLE = 3, 0.3, 0.05
+_IDLE = 3, 0.3, 0.02
 """A knob is stuck after so many moves in a row, each larger than this in log, with a slope below this."""
 _WAKE = 0.25
 """Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
@@ -26,7 +26,9 @@ _COLLAPSE = 0.1
 """Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
 _PATIENCE, _RESTART = 4, 1 / 8
 """Sweeps in a row that bring a spiking layer on ready ground no nearer, before it, and all above, start again at this
-share of the scale at which they were nearest. Other layers creep: a gate that saturates follows its knob ever more
+share of the scale at which they were nearest."""
+_CREEPING = 2 * _PATIENCE
+"""As many for another layer, which is then left where it was nearest: a gate that saturates follows its knob ever more
 slowly, and a restart would undo the way."""
 _FAR = math.log(1.25)
 """Distance of a layer to its targets, in log, from which on they may lie at another scale: its radius rises with its
@@ -192,8 +194,8 @@ class Fast:
                 attempt = self._attempts[index]
                 attempt.note(self._error(index, rate, mine), self._goal.knobs[index])
                 self.stalled = attempt.failures >= _STALLED
-                spiking = not math.isnan(rate)
-                if spiking and attempt.failures > _PATIENCE and (moved := self._try_otherwise(index, dials)):
+                patience = _CREEPING if math.isnan(rate) else _PATIENCE
+                if attempt.failures > patience and (moved := self._try_otherwise(index, dials, rate)):
                     return moved
             if not held:
                 moved |= self._turn_threshold(index, rate)
@@ -222,19 +224,23 @@ class Fast:
             errors.append(abs(self._goal.rate_excess(rate)))
         return max(errors, default=0.0)
 
-    def _try_otherwise(self, lowest: int, dials: list[Dial]) -> bool:
+    def _try_otherwise(self, lowest: int, dials: list[Dial], rate: float) -> bool:
         """Do something else with a layer that comes no nearer; return whether anything moved.
 
         One that is near oscillates: it goes back, and on in shorter steps, and is left there if that does not help.
         Another, and all above it, goes to a small scale, from which radii rise again: there all potentials lie in the
         surrogate's window, and a radius follows its knob. At a large scale few do, and the mean radius jumps with every
-        change of a spike. What fails even then is left where it was nearest, and what stands above gets no second start
-        of its own.
+        change of a spike. What fails even then, or has no spikes, is left where it was nearest, and what stands above
+        gets no second start of its own.
         """
         attempt = self._attempts[lowest]
         near = attempt.error <= _FAR
-        damped, given_up = near and attempt.damping > _LEAST_DAMPING, near or attempt.restarted
-        layers = [lowest] if near else [i for i in range(lowest, len(self._attempts)) if i not in self._given_up]
+        creeping = math.isnan(rate)
+        damped = near and attempt.damping > _LEAST_DAMPING and not creeping
+        given_up = near or attempt.restarted or creeping
+        layers = [lowest]
+        if not (near or creeping):
+            layers = [layer for layer in range(lowest, len(self._attempts)) if layer not in self._given_up]
         for layer in layers:
             if damped:
                 self._attempts[layer].back()
