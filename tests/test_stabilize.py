@@ -284,6 +284,14 @@ def test_a_bistable_layer_is_not_silenced_twice():
     assert dial.step(0.4) == 0.0
 
 
+def test_a_rate_within_its_band_is_moved_further_in_a_few_times_only():
+    dial = RateDial((0.01, 0.5))
+    steps = [dial.step(rate) for rate in (0.4, 0.39, 0.4, 0.41, 0.4, 0.4)]
+    assert all(step > 0 for step in steps[:4])
+    assert steps[4:] == [0.0, 0.0]
+    assert dial.step(0.6) > 0  # outside its band it is moved all the same
+
+
 def test_a_band_from_zero_still_wakes_a_silent_layer():
     result = lsc.stabilize(network(), events(), rate_band=(0.0, 1.0))
     assert result.converged

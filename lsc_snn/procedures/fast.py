@@ -41,6 +41,8 @@ nearer: with a sharp surrogate few of the points lie in its window, and the mean
 With half of the products a radius comes out about 1 % low."""
 _STALLED = 2
 """Sweeps in a row without progress from which on more points are measured."""
+_COMFORT = 4
+"""Moves of a rate that lies within its band, and not in the inner part."""
 _ALIKE = 0.2
 """Relative difference of radii, of layers of one kind that were drawn alike."""
 _HOLD = 0.8
@@ -82,6 +84,9 @@ class RateDial:
 
     The inner part, from twice the lower edge to half the upper one, is where radii respond: in a layer near half of all
     steps most units are always on or always off, few are near the threshold, and the surrogate sees almost nothing.
+    A rate within the band is moved so far a few times and no more: with an input of bursts it may never get there,
+    while threshold and weights grow in turn until few potentials lie in the surrogate's window.
+
     A strongly recurrent layer is bistable, silent or self-sustained: where a higher threshold has silenced it, the
     step is taken back, and not tried again.
     """
@@ -93,16 +98,24 @@ class RateDial:
         self._secant = Secant(-1.0)
         self._moved = 0.0
         self._bistable = False
+        self._band, self._comfort = band, _COMFORT
 
     def wants(self, rate: float) -> bool:
         """Say whether a rate is to be moved."""
+        if self._comfort == 0 and self._inside(rate):
+            return False
         return rate < self._low or (rate > self._high and not self._bistable)
+
+    def _inside(self, rate: float) -> bool:
+        return self._band[0] <= rate <= self._band[1]
 
     def step(self, rate: float) -> float:
         """Return the change of the log threshold for a rate; 0 for none."""
         if not self.wants(rate):
             self._moved = 0.0
             return 0.0
+        if self._inside(rate):
+            self._comfort -= 1
         if self._moved > 0 and rate < _COLLAPSE * self._low:
             self._bistable, self._moved = True, -self._moved
         elif rate > 0:
