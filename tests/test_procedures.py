@@ -10,8 +10,9 @@ import lsc_snn as lsc
 from cases import normal, seeded
 from lsc_snn.adapters import Knobs, StepAdapter, multiplied
 from lsc_snn.knobs import Knob
-from lsc_snn.procedures.fast import Fast, Secant, run
+from lsc_snn.procedures.fast import Fast, run
 from lsc_snn.procedures.goal import FULL, Effort, Goal
+from lsc_snn.procedures.secant import Secant
 
 
 class Cell(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import lsc_snn as lsc
-from lsc_snn.procedures.fast import RateDial, Secant
+from lsc_snn.procedures.secant import RateDial, Secant
 
 STEPS, BATCH, INPUTS = 30, 8, 24
 

@@ -12,18 +12,8 @@ from lsc_snn.knobs import Knob, Knobs, movable
 from lsc_snn.measure import RadiusReport
 from lsc_snn.procedures.goal import FULL, Dial, Effort, Goal
 from lsc_snn.procedures.meter import Meter
+from lsc_snn.procedures.secant import WAKE, RateDial, Secant
 
-_MAX_STEP = math.log(3.0)
-"""Largest change of a knob in one sweep. At 4, layers whose input still grows overshoot into a scale at which few
-potentials lie in the surrogate's window, and radii are rough."""
-_SLOPES = (0.7, 2.0)
-"""Bounds of the secant slope d log radius / d log knob. The paper's multiplicative rule is slope 1 throughout."""
-_IDLE = 3, 0.3, 0.02
-"""A knob is stuck after so many moves in a row, each larger than this in log, with a slope below this."""
-_WAKE = 0.25
-"""Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
-_COLLAPSE = 0.1
-"""Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
 _PATIENCE, _RESTART = 4, 1 / 8
 """Sweeps in a row that bring a spiking layer on ready ground no nearer, before it, and all above, start again at this
 share of the scale at which they were nearest."""
@@ -41,98 +31,10 @@ nearer: with a sharp surrogate few of the points lie in its window, and the mean
 With half of the products a radius comes out about 1 % low."""
 _STALLED = 2
 """Sweeps in a row without progress from which on more points are measured."""
-_COMFORT = 4
-"""Moves of a rate that lies within its band, and not in the inner part."""
 _ALIKE = 0.2
 """Relative difference of radii, of layers of one kind that were drawn alike."""
 _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
-
-
-class Secant:
-    """One knob's memory: where it was, what it read, and the slope between the last two readings."""
-
-    def __init__(self, sign: float = 1.0) -> None:
-        self._sign, self._slope = sign, 1.0
-        self._last: float | None = None
-        self._moved = 0.0
-        self._idle = 0
-
-    @property
-    def stuck(self) -> bool:
-        """Whether the reading has not followed large moves: something else holds it."""
-        return self._idle >= _IDLE[0]
-
-    def step(self, reading: float, goal: float, damping: float = 1.0) -> float:
-        """Return the change of the log knob that should bring the log ``reading`` to ``goal``, or a share of it."""
-        if self._last is not None and abs(self._moved) > 1e-3:
-            slope = self._sign * (reading - self._last) / self._moved
-            self._idle = self._idle + 1 if abs(self._moved) > _IDLE[1] and abs(slope) < _IDLE[2] else 0
-            # A reading also moves with the other knobs: half of the old slope is kept, and bounds hold it positive.
-            self._slope = min(max(0.5 * (self._slope + slope), _SLOPES[0]), _SLOPES[1])
-        step = damping * min(max(self._sign * (goal - reading) / self._slope, -_MAX_STEP), _MAX_STEP)
-        self._last, self._moved = reading, step
-        return step
-
-    def forget(self) -> None:
-        """Drop the last reading, after a move that says nothing about the slope."""
-        self._last = None
-
-
-class RateDial:
-    """Brings a firing rate into the inner part of its band by the threshold.
-
-    The inner part, from twice the lower edge to half the upper one, is where radii respond: in a layer near half of all
-    steps most units are always on or always off, few are near the threshold, and the surrogate sees almost nothing.
-    A rate within the band is moved so far a few times and no more: with an input of bursts it may never get there,
-    while threshold and weights grow in turn until few potentials lie in the surrogate's window.
-
-    A strongly recurrent layer is bistable, silent or self-sustained: where a higher threshold has silenced it, the
-    step is taken back, and not tried again.
-    """
-
-    def __init__(self, band: tuple[float, float]) -> None:
-        low, high = max(band[0], 1e-6), band[1]  # a band from 0 has no logarithm to aim at
-        self._low, self._high = min(2 * low, high), max(0.5 * high, low)
-        self._aim = math.sqrt(self._low * self._high)
-        self._secant = Secant(-1.0)
-        self._moved = 0.0
-        self._bistable = False
-        self._band, self._comfort = band, _COMFORT
-
-    def wants(self, rate: float) -> bool:
-        """Say whether a rate is to be moved."""
-        if self._comfort == 0 and self._inside(rate):
-            return False
-        return rate < self._low or (rate > self._high and not self._bistable)
-
-    def _inside(self, rate: float) -> bool:
-        return self._band[0] <= rate <= self._band[1]
-
-    def step(self, rate: float) -> float:
-        """Return the change of the log threshold for a rate; 0 for none."""
-        if not self.wants(rate):
-            self._moved = 0.0
-            return 0.0
-        if self._inside(rate):
-            self._comfort -= 1
-        if self._moved > 0 and rate < _COLLAPSE * self._low:
-            self._bistable, self._moved = True, -self._moved
-        elif rate > 0:
-            # Just inside the edge, a fifth of the way to the middle in log: rates also follow the other knobs.
-            edge = self._low if rate < self._low else self._high
-            goal = 0.8 * math.log(edge) + 0.2 * math.log(self._aim)
-            self._moved = self._secant.step(math.log(rate), goal)
-            return self._moved
-        else:
-            self._moved = math.log(_WAKE)
-        self._secant.forget()
-        return self._moved
-
-    def forget(self) -> None:
-        """Drop the last move, after the threshold was put elsewhere."""
-        self._moved = 0.0
-        self._secant.forget()
 
 
 class Attempt:
@@ -300,7 +202,7 @@ class Fast:
         if silent and dial.radius == 0:
             return False  # the threshold is what moves
         # Dead though it spikes (all potentials lie outside the surrogate's window) or overflowing: a smaller scale.
-        self._put(dial.knob, (dial.kind, dial.layer), math.log(_WAKE))
+        self._put(dial.knob, (dial.kind, dial.layer), math.log(WAKE))
         return True
 
     def _turn_threshold(self, index: int, rate: float) -> bool:
