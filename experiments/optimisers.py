@@ -32,10 +32,10 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
 def learning_rate_of(config: TrainConfig, epoch: int, scores: Sequence[tuple[float, float]]) -> float:
     """Return the learning rate of an epoch, from 1, by ``config.schedule``.
 
-    ``scores`` holds (accuracy, loss) on validation before training and after each epoch so far. "cosine" gives
+    ``scores`` are those of ``score_of`` on validation before training and after each epoch so far. "cosine" gives
     lr (1 + cos(pi (epoch - 1) / epochs)) / 2. "plateau" multiplies lr by ``plateau_factor`` once for every
-    ``plateau_epochs`` epochs in a row without a better score (higher accuracy, or the same and a lower loss); a better
-    score, and every multiplication, starts the count anew.
+    ``plateau_epochs`` epochs in a row without a better one; a better score, and every
+    multiplication, starts the count anew.
 
     >>> from lsc_snn import NetworkConfig
     >>> config = TrainConfig(NetworkConfig(8, 2), learning_rate=1.0, epochs=4, schedule="cosine")
@@ -59,8 +59,13 @@ def learning_rate_of(config: TrainConfig, epoch: int, scores: Sequence[tuple[flo
     return rate
 
 
+def score_of(accuracy: float, loss: float, config: TrainConfig) -> tuple[float, float]:
+    """Return what epochs and learning rates are chosen by: accuracy, then loss; of a text, as is usual, loss alone."""
+    return (accuracy, loss) if config.bptt_steps is None else (-loss, loss)
+
+
 def better(score: tuple[float, float], than: tuple[float, float]) -> bool:
-    """Whether (accuracy, loss) is better than another: a higher accuracy, or the same and a lower loss.
+    """Whether a score is better than another: higher in the first number, or the same and lower in the second.
 
     >>> better((0.5, 2.0), (0.4, 1.0)), better((0.5, 2.0), (0.5, 2.0))
     (True, False)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lsc_snn.experiments.config import TrainConfig
-from lsc_snn.experiments.optimisers import better, learning_rate_of
+from lsc_snn.experiments.optimisers import better, learning_rate_of, score_of
 from lsc_snn.experiments.records import EpochMetrics, Evaluation, evaluation_from, plain_dict, rows_from
 
 
@@ -38,27 +38,32 @@ class Progress:
         return cls(**{**values, **evaluations, "history": rows_from(data["history"])})
 
     def after(
-        self, row: EpochMetrics, got: Evaluation, seconds: float, on_test: float | None = None, keep: str = "best"
+        self, row: EpochMetrics, got: Evaluation, seconds: float, config: TrainConfig, on_test: float | None = None
     ) -> Progress:
         """Return the progress after one more epoch, with its result on validation and, if it is tracked, on test.
 
-        ``keep`` is the configuration's: the last epoch counts as the best where that is the one to test.
+        The last epoch counts as the best where the configuration says that it is the one to test.
         """
         progress = replace(self, epoch=row.epoch, seconds=self.seconds + seconds, history=(*self.history, row))
         if on_test is not None:
             progress = replace(progress, best_on_test=max(on_test, self.best_on_test or 0.0))
-        if keep == "last" or better((got.accuracy, got.loss), (self.validation.accuracy, self.validation.loss)):
+        now, best = (score_of(result.accuracy, result.loss, config) for result in (got, self.validation))
+        if config.keep == "last" or better(now, best):
             return replace(progress, best_epoch=row.epoch, validation=got)
         return progress
 
-    def scores(self) -> list[tuple[float, float]]:
-        """Return (accuracy, loss) on validation before training and after each epoch."""
-        rows = [(row.validation_accuracy, row.validation_loss) for row in self.history]
-        return [(self.initial.accuracy, self.initial.loss), *rows]  # type: ignore[list-item]
+    def accuracies(self) -> list[float]:
+        """Return the accuracy on validation before training and after each epoch."""
+        return [self.initial.accuracy, *(float(row.validation_accuracy or 0.0) for row in self.history)]
+
+    def scores(self, config: TrainConfig) -> list[tuple[float, float]]:
+        """Return what ``score_of`` makes of validation before training and after each epoch."""
+        losses = [self.initial.loss, *(float(row.validation_loss or 0.0) for row in self.history)]
+        return [score_of(*result, config) for result in zip(self.accuracies(), losses, strict=True)]
 
     def learning_rate(self, config: TrainConfig) -> float:
         """Return the learning rate of the next epoch."""
-        return learning_rate_of(config, self.epoch + 1, self.scores())
+        return learning_rate_of(config, self.epoch + 1, self.scores(config))
 
     def ended(self, config: TrainConfig) -> tuple[str, str] | None:
         """Return status and reason of a run that is over, None for one that goes on."""

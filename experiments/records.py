@@ -90,8 +90,8 @@ class RunResult:
     epochs: int
     """Complete epochs."""
     best_epoch: int
-    """The epoch that was kept: of the best validation accuracy, ties broken by the lower loss, 0 being the network
-    before training; or the last, if the configuration says so."""
+    """The epoch that was kept: of the best validation accuracy, ties broken by the lower loss, or of a text of the
+    lowest loss, 0 being the network before training; or the last, if the configuration says so."""
     validation: Evaluation
     """The validation samples at the best epoch."""
     test: Evaluation

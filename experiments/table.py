@@ -74,6 +74,8 @@ class Run:
     """Largest gradient norm of any layer in any step of the complete epochs."""
     best_on_test: float
     """``RunResult.best_on_test``: selected on the test samples."""
+    test_perplexity: float
+    """Of a text: exp of the mean loss of a symbol."""
 
     @classmethod
     def of(cls, result: RunResult, folder: str, *, chosen: bool) -> Run:
@@ -105,6 +107,7 @@ class Run:
             epochs_to_80=_number(result.epochs_to_80),
             gradient_max=max((norm for row in result.history for norm in row.gradient_max), default=math.nan),
             best_on_test=_number(result.best_on_test),
+            test_perplexity=math.nan if result.config.bptt_steps is None else _exp(result.test.loss),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,6 +149,8 @@ class Cell:
     gradient_max: float
     """The largest of any run."""
     best_on_test: float
+    test_perplexity: float
+    """NaN but of a text."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -162,10 +167,19 @@ def summarize(runs: Iterable[Run]) -> tuple[Cell, ...]:
 
 
 def to_markdown(cells: Sequence[Cell]) -> str:
-    """Return the cells as a Markdown table, accuracies in percent."""
-    lines = ["| " + " | ".join(_HEADER) + " |", "|" + " --- |" * len(_HEADER)]
-    lines += ["| " + " | ".join(_row(cell)) + " |" for cell in cells]
-    return "\n".join(lines)
+    """Return the cells as a Markdown table, accuracies in percent; of a text, perplexities in place of speakers."""
+    header, rows = list(_HEADER), [_row(cell) for cell in cells]
+    if of_text(cells):
+        header[3:5] = ["test perplexity"]
+        for row, cell in zip(rows, cells, strict=True):
+            row[3:5] = [_text(cell.test_perplexity, ".2f")]
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def of_text(cells: Sequence[Cell]) -> bool:
+    """Say whether these are results on a text."""
+    return any(not math.isnan(cell.test_perplexity) for cell in cells)
 
 
 def _cell(runs: Sequence[Run]) -> Cell:
@@ -193,6 +207,7 @@ def _cell(runs: Sequence[Run]) -> Cell:
         epochs_to_80=_mean(run.epochs_to_80 for run in runs),
         gradient_max=max(run.gradient_max for run in runs),
         best_on_test=_mean(run.best_on_test for run in runs),
+        test_perplexity=_mean(run.test_perplexity for run in runs),
     )
 
 
@@ -233,6 +248,11 @@ def _text(value: float, form: str = ".3f") -> str:
 def _deviation(values: Sequence[float]) -> float:
     known = len(values) > 1 and not any(map(math.isnan, values))
     return statistics.stdev(values) if known else math.nan
+
+
+def _exp(loss: float) -> float:
+    """Return exp of a loss, inf where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def _number(value: float | str | None) -> float:

@@ -62,10 +62,11 @@ def train(
     The network is built from the seed, stabilised or initialised on one training batch if the configuration says so,
     and trained on the cross-entropy of its readout over the valid steps, until the epochs are over, validation has not
     improved for ``patience`` epochs, or a loss or gradient is NaN or infinite ("diverged", no exception). The epoch
-    with the best validation accuracy (ties: the lower loss; epoch 0 is the network before training), or with
-    ``config.keep`` "last" the last one, is then evaluated on the test samples, once; with ``config.refit`` it is a
-    network trained for as many epochs, with the same learning rates, on train and validation together. Runs on the CPU,
-    one GPU, or, under ``torchrun``, on all processes together, to the same result up to rounding.
+    with the best validation accuracy (ties: the lower loss; of a text, the lowest loss; epoch 0 is the network before
+    training), or with ``config.keep`` "last" the last one, is then evaluated on the test samples, once; with
+    ``config.refit`` it is a network trained for as many epochs, with the same learning rates, on train and validation
+    together. Runs on the CPU, one GPU, or, under ``torchrun``, on all processes together, to the same result up to
+    rounding.
 
     ``splits`` has the parts ``train``, ``validation`` and ``test``. ``on_epoch`` is called with the metrics of each
     epoch, once they are on the disk; what it raises ends the run there. ``folder`` receives config.json, stabilize.json
@@ -135,7 +136,7 @@ def train(
         speakers=speakers,
         known=accuracy_of(speakers, known=True),
         unseen=accuracy_of(speakers, known=False),
-        epochs_to_80=epochs_to(0.8, [accuracy for accuracy, _ in progress.scores()]),
+        epochs_to_80=epochs_to(0.8, progress.accuracies()),
         refit=refitted,
         best_on_test=progress.best_on_test,
     )
@@ -206,7 +207,7 @@ def _search(
                 return progress, ("diverged", str(error))
             row = fitting.metrics(epoch, learning_rate, fitted, got)
             on_test = evaluate(fabric, network, splits.test, config).accuracy if config.track_test else None
-            progress = progress.after(row, got, time.perf_counter() - start, on_test, config.keep)
+            progress = progress.after(row, got, time.perf_counter() - start, config, on_test)
             store()
             if log is not None:
                 log.add(row)

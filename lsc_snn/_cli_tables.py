@@ -75,12 +75,16 @@ def rows_table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
 
 def comparison_table(cells: Sequence[Cell], title: str) -> Table:
-    """Return the table of ``experiments.compare``: a line for each depth and target, mean and deviation over seeds."""
+    """Return the table of ``experiments.compare``: a line for each depth and target, mean and deviation over seeds.
+
+    Of a text it shows perplexities in place of speakers.
+    """
+    text = any(not math.isnan(cell.test_perplexity) for cell in cells)
     headings = (
         "target",
         "layers",
         "test accuracy (%)",
-        "known / unseen\nspeakers (%)",
+        "test\nperplexity" if text else "known / unseen\nspeakers (%)",
         "runs",
         "learning\nrate",
         "epochs\nto 80 %",
@@ -96,7 +100,9 @@ def comparison_table(cells: Sequence[Cell], title: str) -> Table:
                 cell.target + (" (not reached)" if cell.not_stabilized else ""),
                 str(cell.depth),
                 f"{100 * cell.test_accuracy:.1f}{spread}",
-                f"{_number(100 * cell.known, 1)} / {_number(100 * cell.unseen, 1)}",
+                _number(cell.test_perplexity, 2)
+                if text
+                else f"{_number(100 * cell.known, 1)} / {_number(100 * cell.unseen, 1)}",
                 str(cell.num_runs),
                 f"{cell.learning_rate:g}",
                 _number(cell.epochs_to_80, 1),

@@ -1,5 +1,6 @@
 """What a configuration may ask for beyond the plain run, each against an independent way to get the same."""
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -8,17 +9,21 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from rich.console import Console
 from torch.nn import functional
 
 from lsc_snn import Network, baselines, measure
+from lsc_snn._cli_tables import comparison_table
 from lsc_snn.datasets.augment import Augmentation
 from lsc_snn.experiments import loop
 from lsc_snn.experiments.checkpoint import load_network, read_checkpoint
+from lsc_snn.experiments.compare import best_of
 from lsc_snn.experiments.config import INITIALISATIONS
 from lsc_snn.experiments.data import Splits, joined, shuffled
 from lsc_snn.experiments.launch import EventPrecision, launched_fabric
 from lsc_snn.experiments.loop import evaluate, evaluate_samples, fit_epoch
-from lsc_snn.experiments.records import read_result
+from lsc_snn.experiments.records import Evaluation, read_result
+from lsc_snn.experiments.table import Run, summarize, to_markdown
 from lsc_snn.experiments.train import train
 from run_cases import StopError, make_text, numbers, same_run, stop_at, with_speakers
 
@@ -232,6 +237,28 @@ def test_a_text_is_learned_and_resumed(configure, tmp_path):
         train(config, text, tmp_path / "parts", on_epoch=stop_at(2))
     assert numbers(train(config, text, tmp_path / "parts", resume=True)) == numbers(result)
     assert same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_text_is_judged_by_its_loss_and_reported_as_perplexity(configure, tmp_path):
+    config, text = text_config(configure, epochs=4, learning_rate=0.3), make_text()
+    result = train(config, text, tmp_path / "run")
+    losses = [result.initial.loss, *(row.validation_loss for row in result.history)]
+    assert result.best_epoch == losses.index(min(losses))
+    assert result.validation.loss == min(losses)
+    # The same numbers of samples would be judged by accuracy.
+    surer, better_hits = (replace(result, validation=Evaluation(*numbers, ())) for numbers in ((1.0, 0.5), (1.1, 0.6)))
+    assert best_of([better_hits, surer]) == 1
+    plain = configure()
+    assert best_of([replace(better_hits, config=plain), replace(surer, config=plain)]) == 0
+
+    (cell,) = summarize([Run.of(result, "run", chosen=True)])
+    assert cell.test_perplexity == pytest.approx(math.exp(result.test.loss))
+    header, _, row = to_markdown([cell]).splitlines()
+    assert [name.strip() for name in header.split("|")][3:6] == ["test accuracy", "test perplexity", "runs"]
+    assert row.split("|")[4].strip() == f"{math.exp(result.test.loss):.2f}"
+    console = Console(file=io.StringIO(), width=200)
+    console.print(comparison_table([cell], "text"))
+    assert f"{math.exp(result.test.loss):.2f}" in console.file.getvalue()
 
 
 def test_text_and_samples_are_not_mixed_up(configure, splits, tmp_path):
