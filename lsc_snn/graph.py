@@ -48,6 +48,8 @@ def slices(tensor: Tensor, start: Tensor, axis: int) -> dict[int, GradientEdge]:
 
     The two axes may be transposed first. Empty where anything but single slices enters, or one of them twice.
     """
+    if tensor.grad_fn is None:
+        return {}
     nodes = _nodes(tensor)
     taken: dict[Any, int | None] = {}  # the operations that take slices, and which; None: all
     for node in nodes:

@@ -103,6 +103,16 @@ def test_steps_of_the_input_may_be_taken_in_any_way(habit):
     assert (found.below.leaves[0].shape == (3, 5)) is (habit in ("takes x[t]", "takes x[-t]"))
 
 
+def test_an_input_that_reaches_none_of_the_points_is_a_zero_transition():
+    x = normal(7, 3, 5)
+    grid = trace(
+        Cells(), x, num_times=2, call=lambda model, x: model([x[3] if t == 3 else 0 * x[t].detach() for t in range(7)])
+    )
+    assert 3 not in grid.points.times
+    assert not grid.layers[0].depth().to_dense().any()
+    assert not grid.layers[0].depth().rmatvec(normal(6, 6)).any()
+
+
 @pytest.mark.parametrize("turned", [lambda x: x.transpose(0, 1), lambda x: [x[:, t] for t in range(x.shape[1])]])
 def test_steps_of_a_batch_first_input_are_taken_by_themselves(turned):
     x = normal(7, 3, 5)

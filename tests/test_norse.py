@@ -6,6 +6,8 @@ import norse.torch as norse
 import pytest
 import torch
 from norse.torch.functional.izhikevich import accomodation, tonic_spiking
+from norse.torch.functional.lif import lif_feed_forward_step
+from norse.torch.module.snn import SNNCell
 from torch import nn
 
 from cases import normal
@@ -397,3 +399,27 @@ def test_parameters_that_only_the_neuron_holds_are_restored_on_an_error():
         stabilize(model, spikes(6, 3).float(), call=call)
     assert seen[-1] != 100
     assert rate.item() == 100
+
+
+class Adaptive(SNNCell):
+    """A user's neuron whose state has another form where it adapts."""
+
+    def __init__(self, adapts):
+        super().__init__(activation=self.advance, state_fallback=self.start, p=norse.LIFParameters())
+        self.adapts = adapts
+
+    def start(self, x):
+        return (torch.zeros_like(x),) * (3 if self.adapts else 2)
+
+    def advance(self, x, state, p, dt):
+        v, i, *b = state
+        z, (v, i) = lif_feed_forward_step(x, norse.LIFFeedForwardState(v, i), p, dt)
+        return z, (v, i, *(0.9 * part + z for part in b))
+
+
+def test_the_form_of_a_state_is_that_of_each_neuron_not_of_its_class():
+    x = spikes(9, 3).float()
+    for adapts in ((False, True), (True, True), (False, False)):
+        parts = [part for kind in adapts for part in (nn.Linear(NUM_INPUTS, NUM_INPUTS), Adaptive(kind))]
+        layers = trace(Net(parts, NUM_INPUTS, over_time=False), x).layers
+        assert [len(layer.memory) for layer in layers] == [3 if kind else 2 for kind in adapts]

@@ -215,6 +215,7 @@ def test_layers_above_a_silent_one_follow_it_if_they_were_alike(second, third, f
     procedure = Fast(goal)
 
     def silent(first, rates):
+        """Return a report of three layers."""
         depth, time = torch.tensor([second, third]), torch.full((3,), 0.8)
         return lsc.RadiusReport(("a", "b", "c"), time, depth, first, math.nan, torch.tensor(rates))
 
@@ -223,6 +224,9 @@ def test_layers_above_a_silent_one_follow_it_if_they_were_alike(second, third, f
     assert procedure.sweep(silent(0.5, [0.1, 0.0, 0.0]))
     assert all(dummy.factors for dummy in knobs[1])
     assert [dummy.factors == other.factors for dummy, other in zip(knobs[1], knobs[2], strict=True)] == 3 * [follows]
+    moves = [len(dummy.factors) for dummy in knobs[2]]
+    assert procedure.sweep(silent(0.5, [0.1, 0.0, 0.1]))  # the third is awake, and waits until it can be read
+    assert [len(dummy.factors) for dummy in knobs[2]] == moves
 
 
 def test_a_threshold_that_was_put_back_is_not_taken_for_one_that_silenced_its_layer():

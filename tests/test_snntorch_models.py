@@ -1,6 +1,9 @@
 """Models of snnTorch's users, as they write them: loops, sequences, states inside, and what cannot be measured."""
 
+import gc
 import math
+import types
+import weakref
 
 import pytest
 import snntorch as snn
@@ -372,3 +375,21 @@ class Wrong(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([self.neuron(step, *[torch.zeros_like(step)] * self.states)[0] for step in x])
+
+
+def patched(neuron):
+    """Give a neuron a forward that calls its own."""
+    own = neuron.forward
+    neuron.forward = types.MethodType(lambda self, input_, mem=None: own(input_, mem), neuron)
+    return neuron
+
+
+def test_a_patched_neuron_is_measured_and_not_kept_alive():
+    model = Tutorial()
+    patched(model.lif1)
+    measure(model, normal(3, 20).float())
+    kept = weakref.ref(model.lif1)
+    del model
+    snn.SpikingNeuron.instances.clear()
+    gc.collect()
+    assert kept() is None

@@ -13,6 +13,7 @@ from cases import normal
 from contract import BATCH, NUM_INPUTS, STEPS, AdapterContract
 from lsc_snn import gradient_profile, measure, stabilize
 from lsc_snn.adapters import find_adapters
+from lsc_snn.knobs import movable
 from lsc_snn.trace import trace
 
 
@@ -319,9 +320,19 @@ def test_the_input_weights_of_a_gate_follow_the_time_knob_down_and_not_up():
     before = cell.weight_ih.detach().clone()
     adapter.knobs(cell).time.turn(2.0)
     torch.testing.assert_close(cell.weight_ih.detach(), before)
-    adapter.knobs(cell).time.turn(0.25)
-    expected = torch.cat([before[:4], 0.25 * before[4:8], before[8:]])
+    adapter.knobs(cell).time.turn(0.95)  # nor by a small step, of which there are many about a target
+    torch.testing.assert_close(cell.weight_ih.detach(), before)
+    adapter.knobs(cell).time.turn(0.45)
+    expected = torch.cat([before[:4], 0.5 * before[4:8], before[8:]])
     torch.testing.assert_close(cell.weight_ih.detach(), expected)
+
+
+def test_the_input_weights_of_a_gate_alone_are_no_time_knob():
+    cell = nn.GRUCell(3, 4)
+    for name, parameter in cell.named_parameters():
+        parameter.requires_grad_(name == "weight_ih")
+    (_, _, adapter), *_ = find_adapters(cell)
+    assert not movable(adapter.knobs(cell).time)
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])

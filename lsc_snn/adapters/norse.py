@@ -5,7 +5,7 @@ Containers (``SequentialState``, ``Lift``, ``RecurrentSequential``) need none: t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -38,7 +38,7 @@ class NeuronAdapter(StepAdapter):
     spiking = True
 
     def __init__(self) -> None:
-        self._forms: WeakKeyDictionary[Callable[..., Any], Any] = WeakKeyDictionary()
+        self._forms: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
     def initial(self, module: Any, like: Tensor) -> Any:
         """Return the state in which the module starts, of any shape that broadcasts to that of its neurons."""
@@ -91,15 +91,13 @@ class NeuronAdapter(StepAdapter):
         return _filled(self._form(module, like), iter(memory))
 
     def _form(self, module: Any, like: Tensor) -> Any:
-        """Return the form of the module's states: nested tuples without entries.
+        """Return the form of a module's states: nested tuples without entries.
 
-        It is known by the function that makes the first state, since to make one takes as long as a step.
+        It is kept for each module, since to make a first state takes as long as a step.
         """
-        starts = getattr(module, "state_fallback", type(module))
-        function = getattr(starts, "__func__", starts)
-        if function not in self._forms:
-            self._forms[function] = _emptied(self.initial(module, like))
-        return self._forms[function]
+        if module not in self._forms:
+            self._forms[module] = _emptied(self.initial(module, like))
+        return self._forms[module]
 
 
 class ReadoutAdapter(NeuronAdapter):

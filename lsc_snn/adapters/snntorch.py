@@ -8,11 +8,11 @@ and input size are the same: its time radius is then 0.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import snntorch as snn
 import torch
@@ -266,10 +266,14 @@ def _arguments(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
     return dict(list(bound.items())[1:])
 
 
-@functools.lru_cache(maxsize=32)
 def _signature(forward: Callable[..., Any]) -> inspect.Signature:
-    """Return a signature, once for each function: it takes as long as a step of a small neuron."""
-    return inspect.signature(forward)
+    """Return a signature, found once for each function: that takes as long as a step of a small neuron."""
+    if forward not in _SIGNATURES:
+        _SIGNATURES[forward] = inspect.signature(forward)
+    return _SIGNATURES[forward]
+
+
+_SIGNATURES: WeakKeyDictionary[Callable[..., Any], inspect.Signature] = WeakKeyDictionary()
 
 
 def _parameter(owner: Any, name: str) -> nn.Parameter | None:

@@ -15,7 +15,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lsc_snn.adapters.base import StepAdapter, register_adapter
 from lsc_snn.grid import Memory
-from lsc_snn.knobs import Knob, Knobs, together
+from lsc_snn.knobs import Knob, Knobs, movable, together
+
+_DECISIVE = 0.9
+"""Factor of a time knob from which on, downwards, the input weights of the gate follow it."""
 
 
 class CellAdapter(StepAdapter):
@@ -203,11 +206,15 @@ def _recurrent_knobs(module: Any, suffix: str, *, gated: bool) -> Knobs:
         return torch.cat([bias[:start], bias[start:stop] + after - before, bias[stop:]])
 
     def narrowed(weight: Tensor, factor: float) -> Tensor:
-        return torch.cat([weight[:start], weight[start:stop] * min(factor, 1.0), weight[stop:]])
+        # By large steps alone: small ones go up and down about a target, and would take more and more.
+        return torch.cat([weight[:start], weight[start:stop] * min(factor / _DECISIVE, 1.0), weight[stop:]])
 
     free = next((name for name in biases if getattr(module, name).requires_grad), None)
     gate = None if free is None else _changed(module, free, shifted)
-    return Knobs(_changed(module, weights, scaled), together(recurrent, gate, _changed(module, weights, narrowed)))
+    time = together(recurrent, gate)
+    if movable(time):  # which raises the radius too, as narrower input weights do not
+        time = together(time, _changed(module, weights, narrowed))
+    return Knobs(_changed(module, weights, scaled), time)
 
 
 def _scaled(value: Tensor, factor: float) -> Tensor:

@@ -18,8 +18,7 @@ _PATIENCE, _RESTART = 4, 1 / 8
 """Sweeps in a row that bring a spiking layer on ready ground no nearer, before it, and all above, start again at this
 share of the scale at which they were nearest."""
 _CREEPING = 2 * _PATIENCE
-"""As many for another layer, which is then left where it was nearest: a gate that saturates follows its knob ever more
-slowly, and a restart would undo the way."""
+"""As many for another layer near its targets: a gate that saturates follows its knob ever more slowly."""
 _FAR = math.log(1.25)
 """Distance of a layer to its targets, in log, from which on they may lie at another scale: its radius rises with its
 scale only until potentials leave the surrogate's window. A nearer one may be reached by chance."""
@@ -32,7 +31,7 @@ With half of the products a radius comes out about 1 % low."""
 _STALLED = 2
 """Sweeps in a row without progress from which on more points are measured."""
 _ALIKE = 0.2
-"""Relative difference of radii, of layers of one kind that were drawn alike."""
+"""Relative difference up to which the radii of two layers are alike, as those of one kind and size."""
 _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
 
@@ -104,9 +103,11 @@ class Fast:
         self._turned.clear()
         for index, rate in enumerate(report.rates.tolist()):
             mine = [dial for dial in dials if dial.layer == index and movable(dial.knob)]
-            if held and index not in self._given_up and not self._is_right(index, rate, mine):
+            attempt = self._attempts[index]
+            if held and self._is_right(index, rate, mine):
+                attempt.failures = 0
+            elif held and index not in self._given_up:
                 held, self.held = False, index
-                attempt = self._attempts[index]
                 attempt.note(self._error(index, rate, mine), self._goal.knobs[index])
                 self.stalled = attempt.failures >= _STALLED
                 patience = _CREEPING if math.isnan(rate) else _PATIENCE
@@ -118,7 +119,7 @@ class Fast:
                     moved |= self._turn(dial, silent=rate == 0)
             if rate == 0 and moved:
                 # Nothing arrives above a silent layer: readings there mean nothing, if it may still wake.
-                self._follow(index)
+                self._follow(index, report)
                 return moved
         for dial in dials:
             if dial.kind == "decoder":
@@ -145,16 +146,16 @@ class Fast:
         One that is near oscillates: it goes back, and on in shorter steps, and is left there if that does not help.
         Another, and all above it, goes to a small scale, from which radii rise again: there all potentials lie in the
         surrogate's window, and a radius follows its knob. At a large scale few do, and the mean radius jumps with every
-        change of a spike. What fails even then, or has no spikes, is left where it was nearest, and what stands above
-        gets no second start of its own.
+        change of a spike. What fails even then is left where it was nearest, and what stands above gets no second start
+        of its own. A layer without spikes has no such window: where it is far, it goes on.
         """
         attempt = self._attempts[lowest]
         near = attempt.error <= _FAR
-        creeping = math.isnan(rate)
-        damped = near and attempt.damping > _LEAST_DAMPING and not creeping
-        given_up = near or attempt.restarted or creeping
+        if math.isnan(rate) and not near:
+            return False
+        damped, given_up = near and attempt.damping > _LEAST_DAMPING, near or attempt.restarted
         layers = [lowest]
-        if not (near or creeping):
+        if not near:
             layers = [layer for layer in range(lowest, len(self._attempts)) if layer not in self._given_up]
         for layer in layers:
             if damped:
@@ -163,8 +164,7 @@ class Fast:
                 self._attempts[layer].give_up()
             else:
                 self._attempts[layer].start_again()
-            self._rates[layer].forget()
-        self._secants = {key: secant for key, secant in self._secants.items() if key[1] not in layers}
+            self._forget(layer)
         if damped:
             attempt.damping /= 2
             return True
@@ -207,7 +207,8 @@ class Fast:
 
     def _turn_threshold(self, index: int, rate: float) -> bool:
         knob = self._goal.knobs[index].threshold
-        step = self._rates[index].step(rate) if knob is not None and movable(knob) else 0.0
+        dial, ready = self._rates[index], index == self.held
+        step = dial.step(rate, ready=ready) if knob is not None and movable(knob) else 0.0
         if knob is not None and step:
             self._put(knob, ("threshold", index), step)
         return step != 0
@@ -216,23 +217,29 @@ class Fast:
         knob.turn(math.exp(step))
         self._turned[name] = step
 
-    def _follow(self, silent: int) -> None:
-        """Turn the knobs of layers above a silent one as those of that one, if they were alike when it all began.
+    def _follow(self, silent: int, report: RadiusReport) -> None:
+        """Turn the knobs of silent layers above a silent one as those of that one, if their radii were alike at first.
 
         They would need the same turns, one layer after the other.
         """
         for index in range(silent + 1, len(self._attempts)):
-            if index not in self._given_up and self._alike(silent, index):
+            if index not in self._given_up and report.rates[index] == 0 and self._alike(silent, index):
+                self._forget(index)
                 for kind, knob in zip(Knobs._fields, self._goal.knobs[index], strict=True):
                     step = self._turned.get((kind, silent), 0.0)
                     if knob is not None and movable(knob) and step:
                         knob.turn(math.exp(step))
 
-    def _alike(self, *layers: int) -> bool:
-        """Say whether two layers had the same radii in the beginning."""
-        one, other = ({dial.kind: dial.radius for dial in self._first if dial.layer == layer} for layer in layers)
-        same = (abs(one[kind] - other[kind]) <= _ALIKE * one[kind] < math.inf for kind in one if kind in other)
-        return one.keys() == other.keys() and all(same)
+    def _alike(self, one: int, other: int) -> bool:
+        """Say whether two layers had about the same radii in the beginning."""
+        first, second = ({dial.kind: dial.radius for dial in self._first if dial.layer == at} for at in (one, other))
+        same = (abs(first[kind] - second[kind]) <= _ALIKE * first[kind] < math.inf for kind in first.keys() & second)
+        return first.keys() == second.keys() and all(same)
+
+    def _forget(self, layer: int) -> None:
+        """Drop what a layer's knobs remember, after a move of which they do not know."""
+        self._rates[layer].forget()
+        self._secants = {key: secant for key, secant in self._secants.items() if key[1] != layer}
 
 
 def run(goal: Goal, meter: Meter, max_sweeps: int) -> Iterator[tuple[RadiusReport, list[Dial]]]:

@@ -7,6 +7,7 @@ a smooth function of the knobs, which secant steps need.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,8 +36,6 @@ class Meter:
         self.seed = draw_seed(generator)
         self._pass: Assembly | None = None
         self._ahead = False
-        self._batch: Inputs | None = None
-        self._effort: Effort | None = None
 
     def peek(self) -> Grid:
         """Return the grid of the next pass, which the next report is still to be taken of."""
@@ -44,46 +43,46 @@ class Meter:
         self._ahead = True
         return grid
 
-    def grid(self, effort: Effort = FULL, times: torch.Generator | None = None) -> Grid:
-        """Return the grid of the next pass; where a generator is given, at steps that it draws, whatever the width."""
+    def grid(self, effort: Effort = FULL) -> Grid:
+        """Return the grid of the next pass."""
+        self._next()
+        return self._of_last(effort)
+
+    def one_step(self, generator: torch.Generator) -> Grid:
+        """Return the grid of the next pass at one step of each sample, drawn by a generator, whatever the width."""
+        self._next()
+        return self._last().grid(1, generator, None)
+
+    def _next(self) -> None:
         if not self._ahead:
             self._pass = None  # before another one is recorded: together they may not fit into memory
-            self._batch = next(self._batches)
-            self._pass = record(self._model, self._batch, self._call)
+            self._pass = record(self._model, next(self._batches), self._call)
         self._ahead = False
-        return self._of_last(effort, times)
 
     def report(self, effort: Effort = FULL, earlier: RadiusReport | None = None, held: int = 0) -> RadiusReport:
         """Return the report of the next pass.
 
-        The first ``held`` layers have not moved since the ``earlier`` report, the last one, and are not measured again;
-        nor, on the way, is a decoder that nothing moves. A full report has radii of one batch and full ones alone.
+        On the way, the first ``held`` layers, which have not moved since the ``earlier`` report, are not measured
+        again, nor is a decoder that nothing moves. A full report is one of all.
         """
-        again, before = self._batch, self._effort
         grid = self.grid(effort)
-        full = effort == FULL
-        if full and (before != FULL or self._batch is not again):
-            held = 0
-        self._effort = effort
-        same_decoder = not full and grid.decoder is not None and not movable(grid.decoder.knob)
-        return report_of(
-            grid,
-            num_matvecs=effort.num_matvecs,
-            seed=self.seed,
-            earlier=earlier,
-            held=held,
-            same_decoder=same_decoder,
-        )
+        if effort == FULL:
+            earlier = None
+        fixed = grid.decoder is not None and not movable(grid.decoder.knob)
+        return self._report_of(grid, effort, earlier=earlier, held=held, same_decoder=fixed)
 
     def refined(self) -> RadiusReport:
         """Return a full report of the pass that the last report was taken of."""
-        self._effort = FULL
-        return report_of(self._of_last(FULL, None), num_matvecs=FULL.num_matvecs, seed=self.seed)
+        return self._report_of(self._of_last(FULL), FULL)
 
-    def _of_last(self, effort: Effort, times: torch.Generator | None) -> Grid:
+    def _of_last(self, effort: Effort) -> Grid:
+        drawn = torch.Generator().manual_seed(self.seed) if self._draws else None
+        return self._last().grid(effort.num_times, drawn, _WIDE)
+
+    def _last(self) -> Assembly:
         if self._pass is None:
             raise RuntimeError("expected a report before one that refines it")
-        if times is not None:
-            return self._pass.grid(effort.num_times, times, None)
-        drawn = torch.Generator().manual_seed(self.seed) if self._draws else None
-        return self._pass.grid(effort.num_times, drawn, _WIDE)
+        return self._pass
+
+    def _report_of(self, grid: Grid, effort: Effort, **known: Any) -> RadiusReport:
+        return report_of(grid, num_matvecs=effort.num_matvecs, seed=self.seed, **known)

@@ -15,14 +15,13 @@ from torch import nn
 
 from lsc_snn.measure import RadiusReport
 from lsc_snn.optim import AdaBelief, Lookahead
-from lsc_snn.procedures.goal import FULL, Dial, Goal
+from lsc_snn.procedures.goal import Dial, Goal
 from lsc_snn.procedures.meter import Meter
 from lsc_snn.procedures.objective import correct, descend, differentiable_radii
 
 _LEARNING_RATE, _WEIGHT_DECAY = 7.2e-3, 1e-4
 _LOOKAHEAD_STEPS, _LOOKAHEAD_SHARE = 6, 0.5
 _SHUFFLE = 1 / 3
-_ONE_STEP = FULL._replace(num_times=1)
 _STEADY = 20
 """Steps in a row within the tolerance after which it stops."""
 
@@ -52,7 +51,7 @@ def run(
     yield with_dials(meter.report())
     steady = 0
     for _ in range(max_sweeps):
-        report, radii = differentiable_radii(meter.grid(_ONE_STEP, generator), "exact", lambda: generator)
+        report, radii = differentiable_radii(meter.one_step(generator), "exact", lambda: generator)
         dials = goal.dials(report)
         yield report, dials
         steady = steady + 1 if goal.badness(report, dials) <= 1 else 0

@@ -16,7 +16,7 @@ WAKE = 0.25
 _COLLAPSE = 0.1
 """Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
 _COMFORT = 4
-"""Moves of a rate that lies within its band, and not in the inner part."""
+"""Moves of a rate that lies within its band, and not in the inner part, once all below has settled."""
 
 
 class Secant:
@@ -54,8 +54,8 @@ class RateDial:
 
     The inner part, from twice the lower edge to half the upper one, is where radii respond: in a layer near half of all
     steps most units are always on or always off, few are near the threshold, and the surrogate sees almost nothing.
-    A rate within the band is moved so far a few times and no more: with an input of bursts it may never get there,
-    while threshold and weights grow in turn until few potentials lie in the surrogate's window.
+    A rate within the band is moved so far a few times and no more: with an input of bursts, however settled, it may
+    never get there, while threshold and weights grow in turn until few potentials lie in the surrogate's window.
 
     A strongly recurrent layer is bistable, silent or self-sustained: where a higher threshold has silenced it, the
     step is taken back, and not tried again.
@@ -79,12 +79,12 @@ class RateDial:
     def _inside(self, rate: float) -> bool:
         return rate > 0 and self._band[0] <= rate <= self._band[1]
 
-    def step(self, rate: float) -> float:
-        """Return the change of the log threshold for a rate; 0 for none."""
+    def step(self, rate: float, *, ready: bool = True) -> float:
+        """Return the change of the log threshold for a rate; 0 for none. ``ready``: all below the layer has settled."""
         if not self.wants(rate):
             self._moved = 0.0
             return 0.0
-        if self._inside(rate):
+        if ready and self._inside(rate):
             self._comfort -= 1
         if self._moved > 0 and rate < _COLLAPSE * self._low:
             self._bistable, self._moved = True, -self._moved
