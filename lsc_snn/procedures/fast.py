@@ -85,7 +85,7 @@ class Fast:
         self._first: list[Dial] = []
         """The dials of the first report."""
         self._turned: dict[tuple[str, int], float] = {}
-        """By what factor the last sweep turned knobs."""
+        """The log of the factor by which the last sweep turned each knob."""
         self.held = 0
         """Layers, from the input up, that the last sweep left alone."""
         self.stalled = False
@@ -194,9 +194,8 @@ class Fast:
         secant = self._secants.setdefault((dial.kind, dial.layer), Secant())
         if 0 < dial.radius < math.inf:
             damping = 1.0 if dial.kind == "decoder" else self._attempts[dial.layer].damping
-            self._put(
-                dial.knob, (dial.kind, dial.layer), secant.step(math.log(dial.radius), math.log(dial.target), damping)
-            )
+            step = secant.step(math.log(dial.radius), math.log(dial.target), damping)
+            self._put(dial.knob, (dial.kind, dial.layer), step)
             return True
         secant.forget()
         if silent and dial.radius == 0:
