@@ -127,7 +127,7 @@ class Fast:
         return moved
 
     def _is_right(self, index: int, rate: float, dials: list[Dial]) -> bool:
-        if self._goal.rate_excess(rate) and movable(self._goal.knobs[index].threshold):
+        if self._rate_error(index, rate):
             return False
         return all(dial.error <= _HOLD * self._goal.tolerance for dial in dials)
 
@@ -136,9 +136,12 @@ class Fast:
         errors = [
             abs(math.log(dial.radius / dial.target)) if 0 < dial.radius < math.inf else math.inf for dial in dials
         ]
-        if movable(self._goal.knobs[index].threshold):
-            errors.append(abs(self._goal.rate_excess(rate)))
-        return max(errors, default=0.0)
+        return max([*errors, self._rate_error(index, rate)])
+
+    def _rate_error(self, index: int, rate: float) -> float:
+        """Return how far a rate is outside its band, in log, if a threshold may still mend that."""
+        mended = movable(self._goal.knobs[index].threshold) and self._rates[index].wants(rate)
+        return abs(self._goal.rate_excess(rate)) if mended else 0.0
 
     def _try_otherwise(self, lowest: int, dials: list[Dial], rate: float) -> bool:
         """Do something else with a layer that comes no nearer; return whether anything moved.

@@ -9,7 +9,7 @@ _MAX_STEP = math.log(3.0)
 potentials lie in the surrogate's window, and radii are rough."""
 _SLOPES = (0.7, 2.0)
 """Bounds of the secant slope d log radius / d log knob. The paper's multiplicative rule is slope 1 throughout."""
-_IDLE = 3, 0.3, 0.02
+_IDLE = 3, 0.3, 0.05
 """A knob is stuck after so many moves in a row, each larger than this in log, with a slope below this."""
 WAKE = 0.25
 """Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
