@@ -15,7 +15,7 @@ from lsc_snn.experiments.batches import check_sequences
 from lsc_snn.experiments.config import TargetOption, TrainConfig, arm_label, arm_of, read_config
 from lsc_snn.experiments.data import SplitsLike, check_splits, describe_difference
 from lsc_snn.experiments.files import alone_in, make_folder, write_bytes, write_csv, write_json
-from lsc_snn.experiments.optimisers import better, score_of
+from lsc_snn.experiments.optimisers import score_of
 from lsc_snn.experiments.records import EpochMetrics, RunResult
 from lsc_snn.experiments.table import Cell, Run, summarize, to_markdown
 from lsc_snn.experiments.train import train
@@ -156,11 +156,8 @@ def place_of(config: TrainConfig) -> str:
 
 def best_of(tuning: Sequence[RunResult]) -> int:
     """Return which learning rate wins on validation, by ``score_of``; of equal ones, the earlier in the list."""
-    best = 0
     scores = [score_of(result.validation.accuracy, result.validation.loss, result.config) for result in tuning]
-    for index, score in enumerate(scores):
-        best = index if better(score, scores[best]) else best
-    return best
+    return scores.index(max(scores))
 
 
 def check_held(folder: Path, configs: Mapping[str, TrainConfig]) -> None:

@@ -25,7 +25,7 @@ from lsc_snn.experiments.fitting import Fitting
 from lsc_snn.experiments.launch import launched_fabric
 from lsc_snn.experiments.loop import evaluate, recorded_spikes
 from lsc_snn.experiments.losses import class_scores
-from lsc_snn.experiments.optimisers import better
+from lsc_snn.experiments.optimisers import score_of
 from lsc_snn.experiments.train import train
 from lsc_snn.fixed_point import (
     PLATFORMS,
@@ -110,12 +110,13 @@ def fine_tune(
     with rounded(tuned, number_format, scales):
         fitting = Fitting(fabric, tuned, replace(config, precision="32-true"))
         got = evaluate(fabric, tuned, splits.validation, config)
-        best, kept = (got.accuracy, got.loss), snapshot(tuned.state_dict())
+        best, kept = score_of(got.accuracy, got.loss, config), snapshot(tuned.state_dict())
         for epoch in range(1, epochs + 1):
             fitting.epoch(splits.train, config.epochs + epoch, rate)
             got = evaluate(fabric, tuned, splits.validation, config)
-            if better((got.accuracy, got.loss), best):
-                best, kept = (got.accuracy, got.loss), snapshot(tuned.state_dict())
+            score = score_of(got.accuracy, got.loss, config)
+            if score > best:
+                best, kept = score, snapshot(tuned.state_dict())
         tuned.load_state_dict(kept)
     return tuned.eval()
 

@@ -29,20 +29,20 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
         group["lr"] = learning_rate
 
 
-def learning_rate_of(config: TrainConfig, epoch: int, scores: Sequence[tuple[float, float]]) -> float:
+def learning_rate_of(config: TrainConfig, epoch: int, scores: Sequence[tuple[float, ...]]) -> float:
     """Return the learning rate of an epoch, from 1, by ``config.schedule``.
 
     ``scores`` are those of ``score_of`` on validation before training and after each epoch so far. "cosine" gives
     lr (1 + cos(pi (epoch - 1) / epochs)) / 2. "plateau" multiplies lr by ``plateau_factor`` once for every
-    ``plateau_epochs`` epochs in a row without a better one; a better score, and every
-    multiplication, starts the count anew.
+    ``plateau_epochs`` epochs in a row without a higher one; a higher score, and every multiplication, starts the count
+    anew.
 
     >>> from lsc_snn import NetworkConfig
     >>> config = TrainConfig(NetworkConfig(8, 2), learning_rate=1.0, epochs=4, schedule="cosine")
-    >>> [round(learning_rate_of(config, epoch, [(0.1, 1.0)]), 2) for epoch in (1, 2, 3, 4)]
+    >>> [round(learning_rate_of(config, epoch, [(0.1, -1.0)]), 2) for epoch in (1, 2, 3, 4)]
     [1.0, 0.85, 0.5, 0.15]
     >>> config = TrainConfig(NetworkConfig(8, 2), learning_rate=1.0, schedule="plateau", plateau_epochs=2)
-    >>> learning_rate_of(config, 4, [(0.1, 1.0), (0.2, 1.0), (0.2, 1.0), (0.1, 0.5)])
+    >>> learning_rate_of(config, 4, [(0.1, -1.0), (0.2, -1.0), (0.2, -1.0), (0.1, -0.5)])
     0.5
     """
     if config.schedule == "cosine":
@@ -52,22 +52,21 @@ def learning_rate_of(config: TrainConfig, epoch: int, scores: Sequence[tuple[flo
         best, waited = scores[0], 0
         for score in scores[1:epoch]:
             waited += 1
-            if better(score, best):
+            if score > best:
                 best, waited = score, 0
             elif waited == config.plateau_epochs:
                 rate, waited = rate * config.plateau_factor, 0
     return rate
 
 
-def score_of(accuracy: float, loss: float, config: TrainConfig) -> tuple[float, float]:
-    """Return what epochs and learning rates are chosen by: accuracy, then loss; of a text, as is usual, loss alone."""
-    return (accuracy, loss) if config.bptt_steps is None else (-loss, loss)
+def score_of(accuracy: float, loss: float, config: TrainConfig) -> tuple[float, ...]:
+    """Return by what epochs and learning rates are chosen, higher is better: of a text the loss, else the accuracy.
 
+    Of equal accuracies the lower loss is better.
 
-def better(score: tuple[float, float], than: tuple[float, float]) -> bool:
-    """Whether a score is better than another: higher in the first number, or the same and lower in the second.
-
-    >>> better((0.5, 2.0), (0.4, 1.0)), better((0.5, 2.0), (0.5, 2.0))
+    >>> from lsc_snn import NetworkConfig
+    >>> config = TrainConfig(NetworkConfig(8, 2))
+    >>> score_of(0.5, 2.0, config) > score_of(0.4, 1.0, config), score_of(0.5, 2.0, config) > score_of(0.5, 1.0, config)
     (True, False)
     """
-    return (score[0], -score[1]) > (than[0], -than[1])
+    return (accuracy, -loss) if config.bptt_steps is None else (-loss,)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lsc_snn.experiments.config import TrainConfig
-from lsc_snn.experiments.optimisers import better, learning_rate_of, score_of
+from lsc_snn.experiments.optimisers import learning_rate_of, score_of
 from lsc_snn.experiments.records import EpochMetrics, Evaluation, evaluation_from, plain_dict, rows_from
 
 
@@ -48,17 +48,17 @@ class Progress:
         if on_test is not None:
             progress = replace(progress, best_on_test=max(on_test, self.best_on_test or 0.0))
         now, best = (score_of(result.accuracy, result.loss, config) for result in (got, self.validation))
-        if config.keep == "last" or better(now, best):
+        if config.keep == "last" or now > best:
             return replace(progress, best_epoch=row.epoch, validation=got)
         return progress
 
     def accuracies(self) -> list[float]:
         """Return the accuracy on validation before training and after each epoch."""
-        return [self.initial.accuracy, *(float(row.validation_accuracy or 0.0) for row in self.history)]
+        return [self.initial.accuracy, *(row.validation_accuracy for row in self.history)]  # type: ignore[list-item]
 
-    def scores(self, config: TrainConfig) -> list[tuple[float, float]]:
+    def scores(self, config: TrainConfig) -> list[tuple[float, ...]]:
         """Return what ``score_of`` makes of validation before training and after each epoch."""
-        losses = [self.initial.loss, *(float(row.validation_loss or 0.0) for row in self.history)]
+        losses: list[Any] = [self.initial.loss, *(row.validation_loss for row in self.history)]
         return [score_of(*result, config) for result in zip(self.accuracies(), losses, strict=True)]
 
     def learning_rate(self, config: TrainConfig) -> float:

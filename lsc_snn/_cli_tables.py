@@ -79,7 +79,9 @@ def comparison_table(cells: Sequence[Cell], title: str) -> Table:
 
     Of a text it shows perplexities in place of speakers.
     """
-    text = any(not math.isnan(cell.test_perplexity) for cell in cells)
+    from lsc_snn.experiments.table import of_text
+
+    text = of_text(cells)
     headings = (
         "target",
         "layers",

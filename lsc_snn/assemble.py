@@ -70,8 +70,12 @@ class Assembly:
         return any(id(leaf) in self._sources[row.name] for leaf in leaves)
 
     @torch.enable_grad()
-    def grid(self, num_times: int, generator: torch.Generator | None, wide: int | None) -> Grid:
-        """Return the grid of the pass; ``trace`` says what the arguments are."""
+    def grid(self, num_times: int, generator: torch.Generator | None, wide: int | None = None) -> Grid:
+        """Return the grid of the pass, at points that ``trace`` describes.
+
+        Where a layer carries more than ``wide`` variables, fewer of them are taken, by the square of their number, down
+        to 8.
+        """
         rows = [*self._layers, *self._readouts[-1:]]
         looped = {row.name: self._fed_back(row) for row in rows}
         latency = {row.name: _latency(row, self._steps) for row in rows}

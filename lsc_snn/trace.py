@@ -141,13 +141,11 @@ def trace(
     num_times: int = 8,
     call: Call | None = None,
     generator: torch.Generator | None = None,
-    wide: int | None = None,
 ) -> Grid:
     """Run the model's own forward once, in eval mode, and return its transitions at ``num_times`` steps of each sample.
 
     Steps are spread evenly over the valid length of each sample; with a ``generator`` (CPU), each is drawn at random
-    from its share. A sample with fewer valid steps than ``num_times`` gives each of them once. Where a layer carries
-    more than ``wide`` variables, fewer of these points are taken, by the square of their number, down to 8.
+    from its share. A sample with fewer valid steps than ``num_times`` gives each of them once.
 
     The gradient is cut where a layer hands its output up, so that what stands between two layers is recorded by
     autograd, and a transition sees nothing but one step.
@@ -158,9 +156,7 @@ def trace(
     model is as before either way.
     """
     _checks.check_count("num_times", num_times)
-    if wide is not None:
-        _checks.check_count("wide", wide)
-    return record(model, inputs, call).grid(num_times, generator, wide)
+    return record(model, inputs, call).grid(num_times, generator)
 
 
 def record(model: nn.Module, inputs: Inputs, call: Call | None = None) -> Assembly:

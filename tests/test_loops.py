@@ -9,7 +9,7 @@ from torch import nn
 
 from cases import normal, seeded
 from lsc_snn import LIF, gradient_profile
-from lsc_snn.trace import trace
+from lsc_snn.trace import record, trace
 
 STEPS = {
     "takes x[t]": lambda x: [x[t] for t in range(len(x))],
@@ -81,7 +81,7 @@ def test_the_order_of_axes_and_a_static_input_change_no_transition_and_no_profil
 def test_fewer_points_of_a_static_input_belong_to_one_step_and_sample_each():
     """What arrives is that of a sample, and so are its memory and what it hands up."""
     x = normal(9, 5, seed=4)
-    few, every = trace(Cells("static"), x, num_times=4, wide=1), trace(Cells(), x.expand(7, -1, -1), num_times=4)
+    few, every = record(Cells("static"), x).grid(4, None, 1), trace(Cells(), x.expand(7, -1, -1), num_times=4)
     assert few.points.samples[:8].tolist() != sorted(few.points.samples[:8].tolist())
     for ours, theirs in zip(few.layers, every.layers, strict=True):
         found = {tuple(row.tolist()) for row in torch.cat([theirs.arrived.flatten(1), theirs.memory[0].flatten(1)], 1)}

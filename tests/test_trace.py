@@ -10,7 +10,7 @@ from cases import normal, seeded
 from lsc_snn import ALIF, LI, LIF, LSNN, EventBatch, Network, NetworkConfig
 from lsc_snn.grid import Points
 from lsc_snn.surrogate import Gaussian
-from lsc_snn.trace import trace
+from lsc_snn.trace import record, trace
 from reference import depth_jacobian, drive, make_layer, row, run_by_steps, time_jacobian
 
 WIDE = {"surrogate": Gaussian(0.7, sharpness=0.4), "dtype": torch.float64, "detach_reset": False}
@@ -182,7 +182,7 @@ def test_wide_layers_are_measured_at_fewer_of_the_same_points_spread_over_steps_
     x = torch.zeros(40, 16, 5, dtype=torch.float64)
     pairs = [
         list(zip(points.times.tolist(), points.samples.tolist(), strict=True))
-        for points in (trace(layer, x, num_times=8, wide=wide).points for wide in (None, 6, 3, 2, 1))
+        for points in (record(layer, x).grid(8, None, wide).points for wide in (None, 6, 3, 2, 1))
     ]
     assert [len(found) for found in pairs] == [128, 128, 32, 14, 8]
     assert pairs[1] == pairs[0]
@@ -191,8 +191,6 @@ def test_wide_layers_are_measured_at_fewer_of_the_same_points_spread_over_steps_
         assert len(set(found)) == len(found)
         assert len({time for time, _ in found}) >= 4
         assert len({sample for _, sample in found}) >= 6
-    with pytest.raises(ValueError, match="wide: expected an integer >= 1, got 0"):
-        trace(layer, x, wide=0)
 
 
 def test_a_short_sample_does_not_enter_its_own_products_twice():

@@ -26,10 +26,7 @@ _LEAST = 1e-2
 
 
 def run(
-    goal: Goal,
-    meter: Meter,
-    parameters: list[nn.Parameter],
-    max_sweeps: int,
+    goal: Goal, meter: Meter, parameters: list[nn.Parameter], max_sweeps: int
 ) -> Iterator[tuple[RadiusReport, list[Dial]]]:
     """Descend until every radius is within the tolerance or ``max_sweeps`` steps are spent.
 

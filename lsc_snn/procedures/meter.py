@@ -35,29 +35,29 @@ class Meter:
         self._draws = generator is not None
         self.seed = draw_seed(generator)
         self._pass: Assembly | None = None
-        self._ahead = False
+        self._ahead: Grid | None = None
 
     def peek(self) -> Grid:
-        """Return the grid of the next pass, which the next report is still to be taken of."""
-        grid = self.grid()
-        self._ahead = True
-        return grid
+        """Return the grid of the first pass, of which the first report, a full one, is still to be taken."""
+        self._ahead = self.grid()
+        return self._ahead
 
     def grid(self, effort: Effort = FULL) -> Grid:
         """Return the grid of the next pass."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            return ahead
         self._next()
         return self._of_last(effort)
 
     def one_step(self, generator: torch.Generator) -> Grid:
         """Return the grid of the next pass at one step of each sample, drawn by a generator, whatever the width."""
         self._next()
-        return self._last().grid(1, generator, None)
+        return self._last().grid(1, generator)
 
     def _next(self) -> None:
-        if not self._ahead:
-            self._pass = None  # before another one is recorded: together they may not fit into memory
-            self._pass = record(self._model, next(self._batches), self._call)
-        self._ahead = False
+        self._pass = None  # before another one is recorded: together they may not fit into memory
+        self._pass = record(self._model, next(self._batches), self._call)
 
     def report(self, effort: Effort = FULL, earlier: RadiusReport | None = None, held: int = 0) -> RadiusReport:
         """Return the report of the next pass.

@@ -27,10 +27,7 @@ _STEADY = 20
 
 
 def run(
-    goal: Goal,
-    meter: Meter,
-    parameters: list[nn.Parameter],
-    max_sweeps: int,
+    goal: Goal, meter: Meter, parameters: list[nn.Parameter], max_sweeps: int
 ) -> Iterator[tuple[RadiusReport, list[Dial]]]:
     """Train until steady or ``max_sweeps`` time steps are spent; yield the report and dials of every visited step.
 

@@ -53,8 +53,8 @@ def test_plateau_is_that_of_torch(configure):
 
 def test_plateau_looks_at_the_loss_where_accuracies_are_equal(configure):
     config = configure(learning_rate=1.0, schedule="plateau", plateau_epochs=1, plateau_factor=0.5)
-    assert learning_rate_of(config, 2, [(0.5, 1.0), (0.5, 0.9)]) == 1.0
-    assert learning_rate_of(config, 2, [(0.5, 1.0), (0.5, 1.0)]) == 0.5
+    assert learning_rate_of(config, 2, [(0.5, -1.0), (0.5, -0.9)]) == 1.0
+    assert learning_rate_of(config, 2, [(0.5, -1.0), (0.5, -1.0)]) == 0.5
 
 
 @pytest.mark.parametrize("lookahead", [False, True])
