@@ -128,5 +128,5 @@ def _cells(
     return (
         Text(_NONE) if time is None else radius_text(time, wanted_time, tolerance),
         Text(_NONE) if depth is None else radius_text(depth, wanted_depth, tolerance),
-        Text(_NONE) if rate is None else Text(f"{rate:.4f}"),
+        Text(_NONE if rate is None else _number(rate, 4)),
     )
