@@ -233,7 +233,7 @@ def snntorch_kinds() -> dict[str, Build]:
     return kinds | {"snntorch.SConv2dLSTM": conv_lstm}
 
 
-_LEARNT = ("v_th", "tau_mem_inv", "tau_syn_inv", "tau_adapt_inv")
+_LEARNT = ("v_th", "delta_T", "tau_mem_inv", "tau_syn_inv", "tau_adapt_inv", "tau_ada_inv", "adaptation_current")
 
 
 def norse_kinds() -> dict[str, Build]:
@@ -246,7 +246,7 @@ def norse_kinds() -> dict[str, Build]:
         )
         names = [name for name in _LEARNT if name in parameters._fields]
         default = parameters()
-        return {"p": parameters(**{name: nn.Parameter(getattr(default, name).clone()) for name in names})}
+        return {"p": parameters(**{name: nn.Parameter(getattr(default, name).float().clone()) for name in names})}
 
     kinds: dict[str, Build] = {}
     for kind in ("LIF", "LIFBox", "LIFEx", "LIFAdEx", "IAF", "LSNN"):

@@ -6,12 +6,13 @@ import norse.torch as norse
 import pytest
 import torch
 from norse.torch.functional.izhikevich import accomodation, tonic_spiking
+from norse.torch.functional.lif_adex import LIFAdExParameters
+from norse.torch.functional.lif_ex import LIFExParameters
 from torch import nn
 
 from cases import normal
 from contract import NUM_INPUTS, AdapterContract
 from lsc_snn import gradient_profile, measure, stabilize
-from lsc_snn.adapters.norse import NeuronAdapter, ReadoutAdapter
 from lsc_snn.trace import trace
 
 
@@ -155,6 +156,22 @@ class TestLearntLIFCell(Reaching):
     stable_options = {"rate_band": (0.01, 0.8)}  # noqa: RUF012
 
 
+class TestLearntLIFExCell(Reaching):
+    kind, state, parameters = norse.LIFExCell, norse.LIFExFeedForwardState, LIFExParameters
+    learnt = {"v_th": 1.0, "delta_T": 0.5, "tau_mem_inv": 100.0, "tau_syn_inv": 200.0}  # noqa: RUF012
+    fixed = {}  # noqa: RUF012
+    scale = 0.3
+    stable_options = TestLearntLIFCell.stable_options
+
+
+class TestLearntLIFAdExRecurrentCell(Reaching):
+    kind, state, parameters = norse.LIFAdExRecurrentCell, norse.LIFAdExState, LIFAdExParameters
+    weighted, scale, stable_width = True, 0.3, 64
+    learnt = TestLearntLIFExCell.learnt | {"tau_ada_inv": 2.0, "adaptation_current": 4.0}
+    fixed = {}  # noqa: RUF012
+    stable_options = TestLearntLIFCell.stable_options
+
+
 def weightless(kind, *args):
     return lambda over_time: Net([nn.Linear(NUM_INPUTS, 6), kind(*args)], 6, over_time)
 
@@ -249,41 +266,6 @@ def test_a_leak_that_nothing_moves_is_the_reason_and_recurrent_weights_survive()
         assert neuron.recurrent_weights.norm() > 1e-3 * before
     plain = stabilize(Net([nn.Linear(NUM_INPUTS, 8), norse.LIFCell()], 8, False), x, target="half", max_sweeps=1)
     assert any("time" in r and r.endswith("no parameter of the layer moves it") for r in plain.reasons)
-
-
-def test_knobs_multiply_weights_decays_and_the_distance_of_the_threshold_from_rest():
-    rates = {name: nn.Parameter(torch.tensor(rate)) for name, rate in (("tau_mem_inv", 100.0), ("tau_syn_inv", 700.0))}
-    p = norse.LIFParameters(**rates, v_leak=torch.tensor(-65.0), v_th=nn.Parameter(torch.tensor(-50.0)))
-    cell = norse.LIFRecurrentCell(4, 6, p=p)
-    weight, recurrent = cell.input_weights.detach().clone(), cell.recurrent_weights.detach().clone()
-    knobs = NeuronAdapter().knobs(cell)
-    knobs.depth.turn(3.0)
-    torch.testing.assert_close(cell.input_weights, 3 * weight)
-    knobs.time.turn(0.5)
-    torch.testing.assert_close(cell.recurrent_weights, 0.5 * recurrent)
-    assert [rate.item() for rate in rates.values()] == pytest.approx([550.0, 850.0])  # 0.9 -> 0.45, 0.3 -> 0.15
-    knobs.time.turn(2.0)  # upwards the recurrent weights suffice
-    torch.testing.assert_close(cell.recurrent_weights, recurrent)
-    assert rates["tau_mem_inv"].item() == pytest.approx(550.0)
-    knobs.threshold.turn(2.0)
-    assert p.v_th.item() == pytest.approx(-35.0)
-    assert knobs.time.floor == 0
-    cell.recurrent_weights.requires_grad_(False)
-    NeuronAdapter().knobs(cell).time.turn(2.0)
-    assert [rate.item() for rate in rates.values()] == pytest.approx([100.0, 700.0])
-    rates["tau_mem_inv"].requires_grad_(False)
-    assert NeuronAdapter().knobs(norse.LIFRecurrentCell(4, 6, p=p)).time.floor == pytest.approx(0.9)
-
-
-def test_there_are_no_knobs_but_parameters():
-    for neuron in (norse.LIFCell(), norse.LIF(), norse.IAF(), norse.IzhikevichCell(tonic_spiking)):
-        assert NeuronAdapter().knobs(neuron) == (None, None, None)
-    constant = norse.LIFRecurrentCell(4, 6, input_weights=torch.ones(6, 4), recurrent_weights=torch.ones(6, 6))
-    assert NeuronAdapter().knobs(constant) == (None, None, None)
-    refractory = norse.LIFRefracParameters(norse.LIFParameters(v_th=nn.Parameter(torch.tensor(1.0))))
-    assert NeuronAdapter().knobs(norse.LIFRefracCell(refractory)).threshold.parameters == (refractory.lif.v_th,)
-    readout = norse.LI(p=norse.LIParameters(tau_mem_inv=nn.Parameter(torch.tensor(100.0))))
-    assert ReadoutAdapter().knobs(readout) == (None, None, None)
 
 
 def test_parameters_that_only_the_neuron_holds_are_restored_on_an_error():

@@ -16,23 +16,19 @@ from norse.torch.module.leaky_integrator_box import LIBoxCell
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from torch import Tensor, nn
 
+from lsc_snn.adapters import norse_knobs
 from lsc_snn.adapters.base import StepAdapter, register_adapter
 from lsc_snn.grid import Memory
-from lsc_snn.knobs import Knob, Knobs, changed, movable, multiplied, together
-
-_RATES = ("tau_mem_inv", "tau_syn_inv", "tau_adapt_inv", "tau_ada_inv")
-"""Parameters that are inverse time constants: what they belong to decays by 1 - dt rate in a step."""
-_SLOWEST = 1 - 1e-6
-"""Largest decay that a time knob sets."""
+from lsc_snn.knobs import Knobs
 
 
 class NeuronAdapter(StepAdapter):
     """Every neuron built on Norse's four bases: ``SNNCell``, ``SNNRecurrentCell``, ``SNN`` and ``SNNRecurrent``.
 
     The memory is all tensors of the state, (z, v, i, ...). Knobs: ``input_weights`` move the depth radius, or, in a
-    neuron without, the module in front; ``recurrent_weights`` move the time radius, and so do the decays, where the
-    user made an inverse time constant in ``p`` an ``nn.Parameter`` (Norse's own are constants). A threshold that is one
-    moves the firing rate.
+    neuron without, the module in front; ``recurrent_weights`` move the time radius, and so do those constants in ``p``
+    that the user made an ``nn.Parameter`` (Norse's own are none): inverse time constants, ``delta_T``, and
+    ``adaptation_current`` with ``tau_ada_inv``. A threshold that is one moves the firing rate.
     """
 
     spiking = True
@@ -85,7 +81,7 @@ class NeuronAdapter(StepAdapter):
 
     def knobs(self, module: Any) -> Knobs:
         """Return the knobs of those parameters that the module has."""
-        return Knobs(_depth(module), _time(module), _threshold(module))
+        return Knobs(norse_knobs.depth(module), norse_knobs.time(module), norse_knobs.threshold(module))
 
     def _state(self, module: Any, like: Tensor, memory: Memory) -> Any:
         return _filled(self._form(module, like), iter(memory))
@@ -108,7 +104,7 @@ class ReadoutAdapter(NeuronAdapter):
 
     def knobs(self, module: Any) -> Knobs:
         """Return no knob but that of the weights: a readout's time transition is no part of the grid."""
-        return Knobs(_depth(module))
+        return Knobs(norse_knobs.depth(module))
 
 
 class LinearReadoutAdapter(ReadoutAdapter):
@@ -117,70 +113,6 @@ class LinearReadoutAdapter(ReadoutAdapter):
     def initial(self, module: Any, like: Tensor) -> Any:
         """Return the state of a neuron at rest."""
         return LIState(v=module.p.v_leak.detach(), i=like.new_zeros(()))
-
-
-def _parameter(module: Any, name: str) -> nn.Parameter | None:
-    value = getattr(module, name, None)
-    return value if isinstance(value, nn.Parameter) else None
-
-
-def _depth(module: Any) -> Knob | None:
-    return multiplied([_parameter(module, "input_weights")])
-
-
-def _time(module: Any) -> Knob | None:
-    """Return the knob of recurrent weights and decays; recurrent weights alone raise the radius, if they can."""
-    recurrent, decays = multiplied([_parameter(module, "recurrent_weights")]), _decays(module)
-    both = together(recurrent, decays)
-    if both is None or recurrent is None or not movable(recurrent):
-        return both
-
-    def turn(factor: float) -> None:
-        # Slower neurons also hand less of their input up, so that depth and time radius could not both be large.
-        (both if factor < 1 else recurrent).turn(factor)
-
-    return Knob(both.parameters, turn, _slowest_constant(module))
-
-
-def _slowest_constant(module: Any) -> float:
-    """Return the largest decay whose rate is no parameter that may move; 0 without any."""
-    rates = [getattr(level, name, None) for level in _levels(module.p) for name in _RATES]
-    fixed = [rate for rate in rates if rate is not None and not (isinstance(rate, nn.Parameter) and rate.requires_grad)]
-    return max((float(torch.as_tensor(1 - module.dt * rate).detach().abs().max()) for rate in fixed), default=0.0)
-
-
-def _decays(module: Any) -> Knob | None:
-    """Return the knob that multiplies the decays 1 - dt rate behind inverse time constants."""
-
-    def change(rate: Tensor, factor: float) -> Tensor:
-        decay: Tensor = (1 - module.dt * rate) * factor
-        after: Tensor = (1 - decay.clamp(-_SLOWEST, _SLOWEST)) / module.dt
-        return after
-
-    return changed((_parameter(level, name) for level in _levels(module.p) for name in _RATES), change)
-
-
-def _threshold(module: Any) -> Knob | None:
-    """Return the knob that multiplies the distance of the threshold from rest."""
-    levels = [(level, _parameter(level, "v_th")) for level in _levels(module.p)]
-    found = [(level, v_th) for level, v_th in levels if v_th is not None]
-
-    @torch.no_grad()
-    def turn(factor: float) -> None:
-        for level, v_th in found:
-            if v_th.requires_grad:
-                rest = level.v_leak if hasattr(level, "v_leak") else level.v_reset
-                v_th.copy_(rest + factor * (v_th - rest))
-
-    return Knob(tuple(v_th for _, v_th in found), turn) if found else None
-
-
-def _levels(p: Any) -> Iterator[Any]:
-    """Yield parameters of a neuron, and those that they hold, such as the LIF part of a refractory one."""
-    yield p
-    for inner in p.children() if isinstance(p, nn.Module) else p if isinstance(p, tuple) else ():
-        if isinstance(inner, tuple | nn.Module):
-            yield from _levels(inner)
 
 
 def _flat(state: Any, like: Any) -> Memory:

@@ -1,0 +1,123 @@
+"""Knobs of Norse's neurons: their weights, and those constants in ``p`` that the user made an ``nn.Parameter``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lsc_snn.knobs import Knob, movable, multiplied, together
+
+_RATES = ("tau_mem_inv", "tau_syn_inv", "tau_adapt_inv", "tau_ada_inv")
+"""Inverse time constants: what they belong to decays by 1 - dt rate in a step."""
+_DRIVEN, _GAIN = "tau_ada_inv", "adaptation_current"
+"""The rate of the adaptation that the potential drives (AdEx), and by how much it does."""
+_UPSTROKE = "delta_T"
+"""The range below an exponential neuron's threshold within which a potential grows by itself."""
+_SLOWEST = 1 - 1e-6
+"""Largest decay that a time knob sets."""
+
+
+def depth(module: Any) -> Knob | None:
+    """Return the knob of the input weights, or None where what stands in front is to be moved."""
+    return multiplied([_parameter(module, "input_weights")])
+
+
+def time(module: Any) -> Knob | None:
+    """Return the knob of recurrent weights and decays; recurrent weights alone raise the radius, if they can."""
+    recurrent = multiplied([_parameter(module, "recurrent_weights")])
+    both = together(recurrent, *(_decays(level, module.dt) for level in _levels(module.p)))
+    if both is None:
+        return None
+
+    def turn(factor: float) -> None:
+        # Slower neurons also hand less of their input up, so that depth and time radius could not both be large.
+        (recurrent if recurrent is not None and movable(recurrent) and factor > 1 else both).turn(factor)
+
+    return Knob(both.parameters, turn, _slowest_constant(module))
+
+
+def threshold(module: Any) -> Knob | None:
+    """Return the knob that multiplies the distance of the threshold from rest.
+
+    The range of an exponential upstroke goes with it: one that exceeds the distance makes a neuron fire by itself.
+    """
+    levels = [(level, v_th) for level in _levels(module.p) if (v_th := _parameter(level, "v_th")) is not None]
+    upstrokes = [_parameter(level, _UPSTROKE) for level, v_th in levels if v_th.requires_grad]
+    moved = [v_th for _, v_th in levels] + [upstroke for upstroke in upstrokes if upstroke is not None]
+
+    @torch.no_grad()
+    def turn(factor: float) -> None:
+        for level, v_th in levels:
+            if v_th.requires_grad:
+                rest = level.v_leak if hasattr(level, "v_leak") else level.v_reset
+                v_th.copy_(rest + factor * (v_th - rest))
+                _scale(_parameter(level, _UPSTROKE), factor)
+
+    return Knob(tuple(moved), turn) if moved else None
+
+
+def _decays(level: Any, dt: float) -> Knob | None:
+    """Return the knob that multiplies the decays 1 - dt rate of one level of parameters, and what goes with them.
+
+    The range of an upstroke does, since a potential within it grows however much it leaks. And the gain of a driven
+    adaptation changes so that the potential adds as much to it in a step as before: it would oscillate otherwise, at a
+    radius above the decays.
+    """
+    rates = list(_moved_rates(level))
+    driven, gain, upstroke = (_parameter(level, name) for name in (_DRIVEN, _GAIN, _UPSTROKE))
+
+    @torch.no_grad()
+    def turn(factor: float) -> None:
+        _scale(upstroke, factor)
+        for rate in filter(_is_free, rates):
+            before = rate.clone()
+            rate.copy_((1 - ((1 - dt * rate) * factor).clamp(-_SLOWEST, _SLOWEST)) / dt)
+            if rate is driven:
+                _scale(gain, before / rate)
+
+    goes_along = [upstroke, gain if driven is not None and driven.requires_grad else None]
+    moved = [*rates, *(value for value in goes_along if value is not None)]
+    return Knob(tuple(moved), turn) if moved else None
+
+
+def _moved_rates(level: Any) -> Iterator[nn.Parameter]:
+    """Yield the rates that are parameters, without that of an adaptation whose gain is fixed."""
+    fixed_gain = hasattr(level, _GAIN) and not _is_free(getattr(level, _GAIN))
+    for name in _RATES:
+        rate = _parameter(level, name)
+        if rate is not None and not (name == _DRIVEN and fixed_gain):
+            yield rate
+
+
+def _slowest_constant(module: Any) -> float:
+    """Return the largest decay whose rate the time knob does not move; 0 without any."""
+    levels = list(_levels(module.p))
+    moved = {id(rate) for level in levels for rate in _moved_rates(level) if _is_free(rate)}
+    rates = (getattr(level, name, None) for level in levels for name in _RATES)
+    fixed = [rate for rate in rates if rate is not None and id(rate) not in moved]
+    return max((float(torch.as_tensor(1 - module.dt * rate).detach().abs().max()) for rate in fixed), default=0.0)
+
+
+def _scale(parameter: nn.Parameter | None, factor: float | Tensor) -> None:
+    if parameter is not None and _is_free(parameter):
+        parameter.mul_(factor)
+
+
+def _is_free(value: Any) -> bool:
+    return isinstance(value, nn.Parameter) and value.requires_grad
+
+
+def _parameter(module: Any, name: str) -> nn.Parameter | None:
+    value = getattr(module, name, None)
+    return value if isinstance(value, nn.Parameter) else None
+
+
+def _levels(p: Any) -> Iterator[Any]:
+    """Yield parameters of a neuron, and those that they hold, such as the LIF part of a refractory one."""
+    yield p
+    for inner in p.children() if isinstance(p, nn.Module) else p if isinstance(p, tuple) else ():
+        if isinstance(inner, tuple | nn.Module):
+            yield from _levels(inner)
