@@ -21,6 +21,9 @@ class Knob:
     turn: Callable[[float], None]
     floor: float = 0.0
     """About which radius remains, however far the knob is turned down: that of a leak which is a constant."""
+    bounded: bool = False
+    """Of weights in front of a potential: whether that is bounded, as behind a gate, so that it does not grow as they
+    do and a threshold should not go with them."""
 
 
 class Knobs(NamedTuple):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -305,7 +306,7 @@ def _forget_gates(biases: Sequence[nn.Parameter | None], size: int) -> Knob | No
 
 
 def _gates_but_forget(weight: nn.Parameter, size: int, inputs: slice) -> Knob:
-    return _scaled(weight, (slice(0, size), inputs), (slice(2 * size, None), inputs))
+    return replace(_scaled(weight, (slice(0, size), inputs), (slice(2 * size, None), inputs)), bounded=True)
 
 
 def _scaled(weight: nn.Parameter, *parts: tuple[slice, slice]) -> Knob:

@@ -116,14 +116,14 @@ class Fast:
             if not held:
                 moved |= self._turn_threshold(index, rate)
                 for dial in mine:
-                    moved |= self._turn(dial, silent=rate == 0)
+                    moved |= self._turn(dial, rate)
             if rate == 0 and moved:
                 # Nothing arrives above a silent layer: readings there mean nothing, if it may still wake.
                 self._follow(index, report)
                 return moved
         for dial in dials:
             if dial.kind == "decoder":
-                moved |= self._turn(dial, silent=False)
+                moved |= self._turn(dial, math.nan)
         return moved
 
     def _is_right(self, index: int, rate: float, dials: list[Dial]) -> bool:
@@ -175,9 +175,12 @@ class Fast:
             self._given_up.add(lowest)
             return True
         attempt.restarted = True
-        turned = [dial.knob for dial in dials if dial.layer in layers and dial.kind != "decoder" and movable(dial.knob)]
-        for knob in filter(None, turned):
-            knob.turn(_RESTART)
+        turned = [dial for dial in dials if dial.layer in layers and dial.kind != "decoder" and movable(dial.knob)]
+        for dial in turned:
+            if dial.knob is not None and dial.error > self._goal.tolerance:
+                dial.knob.turn(_RESTART)
+                if dial.kind != "time":
+                    self._take_along(dial, math.log(_RESTART))
         return bool(turned)
 
     def is_done(self, report: RadiusReport) -> bool:
@@ -191,21 +194,35 @@ class Fast:
         dials = [dial for dial in dials if (dial.kind, dial.layer) not in stuck]
         return [dial._replace(target=dial.attainable) for dial in dials]
 
-    def _turn(self, dial: Dial, *, silent: bool) -> bool:
+    def _turn(self, dial: Dial, rate: float) -> bool:
         if dial.knob is None or not movable(dial.knob):
             return False
-        secant = self._secants.setdefault((dial.kind, dial.layer), Secant())
+        key = (dial.kind, dial.layer)
+        secant = self._secants.setdefault(key, Secant())
         if 0 < dial.radius < math.inf:
             damping = 1.0 if dial.kind == "decoder" else self._attempts[dial.layer].damping
             step = secant.step(math.log(dial.radius), math.log(dial.target), damping)
-            self._put(dial.knob, (dial.kind, dial.layer), step)
-            return True
-        secant.forget()
-        if silent and dial.radius == 0:
+        elif rate == 0 and dial.radius == 0:
+            secant.forget()
             return False  # the threshold is what moves
-        # Dead though it spikes (all potentials lie outside the surrogate's window) or overflowing: a smaller scale.
-        self._put(dial.knob, (dial.kind, dial.layer), math.log(WAKE))
+        else:
+            # Dead though it spikes (all potentials lie outside the surrogate's window) or overflowing: a smaller scale.
+            secant.forget()
+            step = math.log(WAKE)
+        self._put(dial.knob, key, step)
+        if dial.kind in ("encoder", "depth") and self._rates[dial.layer].fires(rate):
+            self._take_along(dial, step)
         return True
+
+    def _take_along(self, dial: Dial, step: float) -> None:
+        """Turn the threshold of a layer as its input weights were turned.
+
+        Potentials then keep their place between rest and threshold, and the layer its rate: weights alone would fill or
+        empty the surrogate's window while they change the radius, and the threshold would follow for many sweeps.
+        """
+        knob = self._goal.knobs[dial.layer].threshold
+        if knob is not None and movable(knob) and dial.knob is not None and not dial.knob.bounded:
+            self._put(knob, ("threshold", dial.layer), step)
 
     def _turn_threshold(self, index: int, rate: float) -> bool:
         knob = self._goal.knobs[index].threshold
@@ -217,7 +234,7 @@ class Fast:
 
     def _put(self, knob: Knob, name: tuple[str, int], step: float) -> None:
         knob.turn(math.exp(step))
-        self._turned[name] = step
+        self._turned[name] = self._turned.get(name, 0.0) + step
 
     def _follow(self, silent: int, report: RadiusReport) -> None:
         """Turn the knobs of silent layers above a silent one as those of that one, if their radii were alike at first.

@@ -7,6 +7,9 @@ import math
 _MAX_STEP = math.log(3.0)
 """Largest change of a knob in one sweep. At 4, layers whose input still grows overshoot into a scale at which few
 potentials lie in the surrogate's window, and radii are rough."""
+_SHORT_STEP = math.log(1.5)
+"""The same after a reading that went the other way: past the scale at which most potentials lie in the window, or where
+so few do that the radius is rough, a long step leads away."""
 _SLOPES = (0.7, 2.0)
 """Bounds of the secant slope d log radius / d log knob. The paper's multiplicative rule is slope 1 throughout."""
 _IDLE = 3, 0.3, 0.05
@@ -15,6 +18,8 @@ WAKE = 0.25
 """Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
 _COLLAPSE = 0.1
 """Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
+_LEAST = 1e-6
+"""Lowest rate that is told from silence."""
 _COMFORT = 4
 """Moves of a rate that lies within its band, and not in the inner part, once all below has settled."""
 
@@ -35,12 +40,14 @@ class Secant:
 
     def step(self, reading: float, goal: float, damping: float = 1.0) -> float:
         """Return the change of the log knob that should bring the log ``reading`` to ``goal``, or a share of it."""
+        longest = _MAX_STEP
         if self._last is not None and abs(self._moved) > 1e-3:
             slope = self._sign * (reading - self._last) / self._moved
             self._idle = self._idle + 1 if abs(self._moved) > _IDLE[1] and abs(slope) < _IDLE[2] else 0
             # A reading also moves with the other knobs: half of the old slope is kept, and bounds hold it positive.
             self._slope = min(max(0.5 * (self._slope + slope), _SLOPES[0]), _SLOPES[1])
-        step = damping * min(max(self._sign * (goal - reading) / self._slope, -_MAX_STEP), _MAX_STEP)
+            longest = _MAX_STEP if slope > 0 else _SHORT_STEP
+        step = damping * min(max(self._sign * (goal - reading) / self._slope, -longest), longest)
         self._last, self._moved = reading, step
         return step
 
@@ -62,7 +69,7 @@ class RateDial:
     """
 
     def __init__(self, band: tuple[float, float]) -> None:
-        low, high = max(band[0], 1e-6), band[1]  # a band from 0 has no logarithm to aim at
+        low, high = max(band[0], _LEAST), band[1]  # a band from 0 has no logarithm to aim at
         self._low, self._high = min(2 * low, high), max(0.5 * high, low)
         self._aim = math.sqrt(self._low * self._high)
         self._secant = Secant(-1.0)
@@ -75,6 +82,10 @@ class RateDial:
         if self._comfort == 0 and self._inside(rate):
             return False
         return rate < self._low or (rate > self._high and not self._bistable)
+
+    def fires(self, rate: float) -> bool:
+        """Say whether a rate is no lower than the band: potentials then reach the threshold, and go with it."""
+        return rate >= max(self._band[0], _LEAST)
 
     def _inside(self, rate: float) -> bool:
         return rate > 0 and self._band[0] <= rate <= self._band[1]
