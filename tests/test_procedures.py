@@ -1,6 +1,7 @@
 """What the procedures promise beside convergence: descent without knobs, knobs that cannot, floors, restarts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from lsc_snn.adapters import Knobs, StepAdapter, multiplied
 from lsc_snn.knobs import Knob
 from lsc_snn.procedures.fast import Fast, run
 from lsc_snn.procedures.goal import FULL, Effort, Goal
-from lsc_snn.procedures.secant import Secant
 
 
 class Cell(nn.Module):
@@ -101,19 +101,6 @@ def test_what_cannot_be_reached_does_not_keep_the_rest_from_its_target():
     assert result.reasons[0].startswith("cells.0: time radius")
 
 
-def test_a_knob_is_stuck_after_three_large_moves_without_response():
-    secant = Secant()
-    for _ in range(3):
-        secant.step(0.0, -3.0)
-        assert not secant.stuck
-    secant.step(0.0, -3.0)
-    assert secant.stuck
-    responding = Secant()
-    for reading in (0.0, -0.5, -1.0, -1.5, -2.0):
-        responding.step(reading, -5.0)
-    assert not responding.stuck
-
-
 class Dummy:
     """A knob that remembers its factors, and turns a parameter that is 1 at first."""
 
@@ -147,9 +134,56 @@ def test_a_spiking_layer_that_keeps_failing_starts_again_at_a_small_scale_and_an
     for rate, restarts in ((0.1, True), (math.nan, False)):
         depth, time = Dummy(), Dummy()
         failing(fast(depth, time), rate)
-        assert (1 / 8 in time.factors) is restarts
+        assert (1 / 8 in depth.factors) is restarts
         if restarts:
-            assert (depth.value.item(), time.value.item()) == (1 / 8, 1 / 8)  # of where it was nearest: at the start
+            assert (depth.value.item(), time.value.item()) == (1 / 8, 1.0)  # of where it was nearest; time is right
+
+
+def above_a_layer_that_is_right(depth, threshold):
+    """Return a procedure, and how to sweep on the radius and the rate of a second layer with these knobs."""
+    still, time = Dummy(), Dummy()
+    knobs = (Knobs(still.knob, time.knob), Knobs(depth, time.knob, threshold.knob))
+    procedure = Fast(Goal(lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), knobs, None))
+
+    def sweep(radius, rate):
+        half, rates = torch.tensor([0.5, 0.5]), torch.tensor([0.1, rate])
+        return procedure.sweep(
+            lsc.RadiusReport(("a", "b"), half, torch.tensor([radius]), 0.5, math.nan, rates),
+        )
+
+    return sweep
+
+
+def test_a_threshold_goes_with_the_weights_before_it_as_long_as_the_radius_follows():
+    depth, threshold = Dummy(), Dummy()
+    sweep = above_a_layer_that_is_right(depth.knob, threshold)
+    sweep(0.25, 0.1)
+    sweep(0.40, 0.1)
+    assert threshold.value.item() == pytest.approx(depth.value.item())
+    together = threshold.value.item()
+    sweep(0.40, 0.1)  # a short step: the reading may stay
+    assert threshold.value.item() > together
+    depth, threshold = Dummy(), Dummy()
+    sweep = above_a_layer_that_is_right(depth.knob, threshold)
+    sweep(0.25, 0.1)
+    sweep(0.25, 0.1)
+    assert depth.factors == pytest.approx([2.0, 2.0 ** (1 / 0.7)])
+    assert threshold.factors == pytest.approx([2.0])
+
+
+@pytest.mark.parametrize(("rate", "bounded"), [(0.005, False), (0.1, True)])
+def test_a_threshold_stays_where_few_reach_it_and_in_front_of_a_bounded_potential(rate, bounded):
+    depth, threshold = Dummy(), Dummy()
+    sweep = above_a_layer_that_is_right(replace(depth.knob, bounded=bounded), threshold)
+    sweep(0.25, rate)
+    assert depth.factors == pytest.approx([2.0])
+    assert threshold.factors == [] if bounded else threshold.value < 1
+
+
+def test_the_threshold_of_the_first_layer_does_not_go_with_its_weights():
+    depth, time, threshold = Dummy(), Dummy(), Dummy()
+    fast(depth, time, threshold.knob).sweep(report(0.5, 0.25, 0.1))
+    assert (depth.factors, threshold.factors) == (pytest.approx([2.0]), [])
 
 
 def test_a_layer_that_comes_nearer_is_not_started_again():
@@ -202,7 +236,7 @@ def test_what_stands_above_a_layer_that_was_given_up_gets_no_second_start():
     while procedure.sweep(far(sweeps)):
         sweeps += 1
     assert sweeps < 20
-    assert [knob.factors.count(1 / 8) for knob in knobs] == [1, 1, 1, 1]
+    assert [knob.factors.count(1 / 8) for knob in knobs] == [1, 0, 1, 0]  # time radii are right
 
 
 @pytest.mark.parametrize(("second", "third", "follows"), [(0.02, 0.021, True), (0.02, 0.03, False)])

@@ -82,6 +82,8 @@ class Fast:
         self._rates = [RateDial(goal.rate_band) for _ in goal.knobs]
         self._attempts = [Attempt() for _ in goal.knobs]
         self._given_up: set[int] = set()
+        self._apart: set[int] = set()
+        """Layers whose radius does not follow if weights and threshold go together."""
         self._first: list[Dial] = []
         """The dials of the first report."""
         self._turned: dict[tuple[str, int], float] = {}
@@ -179,7 +181,7 @@ class Fast:
         for dial in turned:
             if dial.knob is not None and dial.error > self._goal.tolerance:
                 dial.knob.turn(_RESTART)
-                if dial.kind != "time":
+                if dial.kind == "depth":
                     self._take_along(dial, math.log(_RESTART))
         return bool(turned)
 
@@ -202,6 +204,8 @@ class Fast:
         if 0 < dial.radius < math.inf:
             damping = 1.0 if dial.kind == "decoder" else self._attempts[dial.layer].damping
             step = secant.step(math.log(dial.radius), math.log(dial.target), damping)
+            if dial.kind == "depth" and not secant.followed:
+                self._apart.add(dial.layer)
         elif rate == 0 and dial.radius == 0:
             secant.forget()
             return False  # the threshold is what moves
@@ -210,7 +214,7 @@ class Fast:
             secant.forget()
             step = math.log(WAKE)
         self._put(dial.knob, key, step)
-        if dial.kind in ("encoder", "depth") and self._rates[dial.layer].fires(rate):
+        if dial.kind == "depth" and self._rates[dial.layer].fires(rate) and dial.layer not in self._apart:
             self._take_along(dial, step)
         return True
 
@@ -218,7 +222,9 @@ class Fast:
         """Turn the threshold of a layer as its input weights were turned.
 
         Potentials then keep their place between rest and threshold, and the layer its rate: weights alone would fill or
-        empty the surrogate's window while they change the radius, and the threshold would follow for many sweeps.
+        empty the surrogate's window while they change the radius, and the threshold would follow for many sweeps. Not
+        where that window is as wide as the threshold is high (sinabs): the radius would stay. And not in the first
+        layer, whose input may come in bursts of counts: its rate alone decides how many potentials lie in the window.
         """
         knob = self._goal.knobs[dial.layer].threshold
         if knob is not None and movable(knob) and dial.knob is not None and not dial.knob.bounded:

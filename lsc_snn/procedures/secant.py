@@ -14,6 +14,8 @@ _SLOPES = (0.7, 2.0)
 """Bounds of the secant slope d log radius / d log knob. The paper's multiplicative rule is slope 1 throughout."""
 _IDLE = 3, 0.3, 0.05
 """A knob is stuck after so many moves in a row, each larger than this in log, with a slope below this."""
+_FOLLOWS = 0.2
+"""Slope from which on, in either direction, a reading follows its knob."""
 WAKE = 0.25
 """Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
 _COLLAPSE = 0.1
@@ -32,6 +34,8 @@ class Secant:
         self._last: float | None = None
         self._moved = 0.0
         self._idle = 0
+        self.followed = True
+        """Whether the reading followed the last move that was large enough to tell."""
 
     @property
     def stuck(self) -> bool:
@@ -44,9 +48,11 @@ class Secant:
         if self._last is not None and abs(self._moved) > 1e-3:
             slope = self._sign * (reading - self._last) / self._moved
             self._idle = self._idle + 1 if abs(self._moved) > _IDLE[1] and abs(slope) < _IDLE[2] else 0
+            if abs(self._moved) > _IDLE[1]:
+                self.followed = abs(slope) >= _FOLLOWS
             # A reading also moves with the other knobs: half of the old slope is kept, and bounds hold it positive.
             self._slope = min(max(0.5 * (self._slope + slope), _SLOPES[0]), _SLOPES[1])
-            longest = _MAX_STEP if slope > 0 else _SHORT_STEP
+            longest = _SHORT_STEP if slope < 0 else _MAX_STEP
         step = damping * min(max(self._sign * (goal - reading) / self._slope, -longest), longest)
         self._last, self._moved = reading, step
         return step
