@@ -177,12 +177,12 @@ class Fast:
             self._given_up.add(lowest)
             return True
         attempt.restarted = True
-        turned = [dial for dial in dials if dial.layer in layers and dial.kind != "decoder" and movable(dial.knob)]
+        wrong = [dial for dial in dials if dial.layer in layers and dial.error > self._goal.tolerance]
+        turned = [dial for dial in wrong if dial.kind != "decoder" and movable(dial.knob)]
         for dial in turned:
-            if dial.knob is not None and dial.error > self._goal.tolerance:
+            if dial.knob is not None:
                 dial.knob.turn(_RESTART)
-                if dial.kind == "depth":
-                    self._take_along(dial, math.log(_RESTART))
+                self._take_along(dial, math.log(_RESTART))
         return bool(turned)
 
     def is_done(self, report: RadiusReport) -> bool:
@@ -214,7 +214,7 @@ class Fast:
             secant.forget()
             step = math.log(WAKE)
         self._put(dial.knob, key, step)
-        if dial.kind == "depth" and self._rates[dial.layer].fires(rate) and dial.layer not in self._apart:
+        if dial.kind == "depth" and self._rates[dial.layer].fires(rate):
             self._take_along(dial, step)
         return True
 
@@ -226,9 +226,11 @@ class Fast:
         where that window is as wide as the threshold is high (sinabs): the radius would stay. And not in the first
         layer, whose input may come in bursts of counts: its rate alone decides how many potentials lie in the window.
         """
-        knob = self._goal.knobs[dial.layer].threshold
-        if knob is not None and movable(knob) and dial.knob is not None and not dial.knob.bounded:
-            self._put(knob, ("threshold", dial.layer), step)
+        if dial.kind != "depth" or dial.knob is None or dial.knob.bounded or dial.layer in self._apart:
+            return
+        threshold = self._goal.knobs[dial.layer].threshold
+        if threshold is not None and movable(threshold):
+            self._put(threshold, ("threshold", dial.layer), step)
 
     def _turn_threshold(self, index: int, rate: float) -> bool:
         knob = self._goal.knobs[index].threshold
