@@ -24,6 +24,8 @@ class Knob:
     bounded: bool = False
     """Of weights in front of a potential: whether that is bounded, as behind a gate, so that it does not grow as they
     do and a threshold should not go with them."""
+    carries: float = 0.0
+    """Of such weights: the factor below which the knob takes the threshold along by itself."""
 
 
 class Knobs(NamedTuple):

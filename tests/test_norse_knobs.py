@@ -83,6 +83,30 @@ def test_a_faster_adaptation_is_driven_as_hard_in_a_step_as_before():
     assert knobs.time.floor == pytest.approx(0.8)  # the current's, a constant
 
 
+def test_a_rate_of_each_unit_may_share_a_gain_and_no_rate_is_zero():
+    p = LIFAdExParameters(tau_ada_inv=nn.Parameter(torch.tensor([2.0, 2.0])), adaptation_current=number(4.0))
+    knobs = NeuronAdapter().knobs(norse.LIFAdExCell(p=p))
+    assert set(knobs.time.parameters) == {p.tau_ada_inv, p.adaptation_current}
+    knobs.time.turn(0.5)
+    assert p.adaptation_current.item() == pytest.approx(4 * 2 / 501)
+    small = LIFAdExParameters(
+        tau_ada_inv=nn.Parameter(torch.tensor(2.0, dtype=torch.bfloat16)),
+        adaptation_current=nn.Parameter(torch.tensor(4.0, dtype=torch.bfloat16)),
+    )
+    for _ in range(2):
+        NeuronAdapter().knobs(norse.LIFAdExCell(p=small)).time.turn(2.0)
+    assert small.tau_ada_inv > 0
+    assert small.adaptation_current.isfinite()
+
+
+def test_an_upstroke_is_no_wider_than_the_threshold_is_high():
+    p = LIFExParameters(delta_T=number(0.5), tau_mem_inv=number(100.0))
+    NeuronAdapter().knobs(norse.LIFExCell(p=p)).time.turn(1.5)
+    assert p.delta_T.item() == pytest.approx(0.75)
+    NeuronAdapter().knobs(norse.LIFExCell(p=p)).time.turn(1.5)
+    assert p.delta_T.item() == pytest.approx(0.75)
+
+
 def test_an_adaptation_of_fixed_gain_keeps_its_rate_and_counts_as_a_fixed_leak():
     for gain in (torch.tensor(4.0), number(4.0, trained=False)):
         p = LIFAdExParameters(tau_ada_inv=number(2.0), adaptation_current=gain, tau_mem_inv=number(100.0))

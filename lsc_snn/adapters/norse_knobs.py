@@ -42,9 +42,10 @@ def time(module: Any) -> Knob | None:
 def threshold(module: Any) -> Knob | None:
     """Return the knob that multiplies the distance of the threshold from rest.
 
-    The range of an exponential upstroke goes with it: one that exceeds the distance makes a neuron fire by itself.
+    The range of an exponential upstroke goes with it.
     """
-    levels = [(level, v_th) for level in _levels(module.p) if (v_th := _parameter(level, "v_th")) is not None]
+    found = [(level, _parameter(level, "v_th")) for level in _levels(module.p) if _rest(level) is not None]
+    levels = [(level, v_th) for level, v_th in found if v_th is not None]
     upstrokes = [_parameter(level, _UPSTROKE) for level, v_th in levels if v_th.requires_grad]
     moved = [v_th for _, v_th in levels] + [upstroke for upstroke in upstrokes if upstroke is not None]
 
@@ -52,7 +53,7 @@ def threshold(module: Any) -> Knob | None:
     def turn(factor: float) -> None:
         for level, v_th in levels:
             if v_th.requires_grad:
-                rest = level.v_leak if hasattr(level, "v_leak") else level.v_reset
+                rest = _rest(level)
                 v_th.copy_(rest + factor * (v_th - rest))
                 _scale(_parameter(level, _UPSTROKE), factor)
 
@@ -71,12 +72,15 @@ def _decays(level: Any, dt: float) -> Knob | None:
 
     @torch.no_grad()
     def turn(factor: float) -> None:
-        _scale(upstroke, factor)
+        if factor < 1 or upstroke is None or (upstroke * factor <= _height(level)).all():
+            _scale(upstroke, factor)
         for rate in filter(_is_free, rates):
-            before = rate.clone()
-            rate.copy_((1 - ((1 - dt * rate) * factor).clamp(-_SLOWEST, _SLOWEST)) / dt)
-            if rate is driven:
-                _scale(gain, before / rate)
+            before = rate.double()
+            after = (1 - ((1 - dt * before) * factor).clamp(-_SLOWEST, _SLOWEST)) / dt
+            rate.copy_(after)
+            if rate is driven and gain is not None:
+                change = before / after
+                _scale(gain, change.to(gain.dtype) if change.shape == gain.shape else float(change.log().mean().exp()))
 
     goes_along = [upstroke, gain if driven is not None and driven.requires_grad else None]
     moved = [*rates, *(value for value in goes_along if value is not None)]
@@ -99,6 +103,16 @@ def _slowest_constant(module: Any) -> float:
     rates = (getattr(level, name, None) for level in levels for name in _RATES)
     fixed = [rate for rate in rates if rate is not None and id(rate) not in moved]
     return max((float(torch.as_tensor(1 - module.dt * rate).detach().abs().max()) for rate in fixed), default=0.0)
+
+
+def _rest(level: Any) -> Any:
+    """Return the potential at rest; None for neurons without one (Izhikevich)."""
+    return getattr(level, "v_leak", getattr(level, "v_reset", None))
+
+
+def _height(level: Any) -> Any:
+    """Return the distance of the threshold from rest: an upstroke of a wider range makes a neuron fire by itself."""
+    return torch.as_tensor(level.v_th - _rest(level)).abs()
 
 
 def _scale(parameter: nn.Parameter | None, factor: float | Tensor) -> None:

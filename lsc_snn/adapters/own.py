@@ -20,6 +20,9 @@ from lsc_snn.linearise import ClosedDepth, ClosedTime, closed_depth, closed_time
 from lsc_snn.neurons import NeuronState, step
 from lsc_snn.ssm_layers import SSMBlock, StateSpaceLayer
 
+_CUT = 0.5
+"""Factor of the input weights below which the scale of the potential goes with them."""
+
 
 def _before(sequence: Tensor, first: Tensor, points: Points) -> Tensor:
     """Return rows (K, ...) of what was there before the step: of the sequence one step earlier, or of ``first``."""
@@ -113,11 +116,11 @@ class SpikingAdapter(SequenceAdapter):
 
 
 def _louder(drive: Knob | None, scale: Knob | None) -> Knob | None:
-    """Return the knob of the input weights, which takes the scale of the potential along where it cuts by half."""
+    """Return the knob of the input weights, which takes the scale of the potential along where it cuts deeper."""
     both = together(drive, scale)
     if drive is None or both is None or not movable(drive):
         return drive  # frozen weights: a threshold that moved alone would not set the radius
-    return Knob(both.parameters, lambda factor: (both if factor < 0.5 else drive).turn(factor))
+    return Knob(both.parameters, lambda factor: (both if factor < _CUT else drive).turn(factor), carries=_CUT)
 
 
 class ReadoutAdapter(SequenceAdapter):

@@ -15,8 +15,8 @@ from lsc_snn.procedures.meter import Meter
 from lsc_snn.procedures.secant import WAKE, RateDial, Secant
 
 _PATIENCE, _RESTART = 4, 1 / 8
-"""Sweeps in a row that bring a spiking layer on ready ground no nearer, before it, and all above, start again at this
-share of the scale at which they were nearest."""
+"""Sweeps in a row that bring a spiking layer on ready ground no nearer, before what is wrong in it, and in all above,
+starts again at this share of the scale at which the layer was nearest."""
 _CREEPING = 2 * _PATIENCE
 """As many for another layer near its targets: a gate that saturates follows its knob ever more slowly."""
 _FAR = math.log(1.25)
@@ -44,16 +44,18 @@ class Attempt:
         self.damping = 1.0
         """Share of its steps that a layer takes."""
         self.restarted = False
+        self.wrong: set[str] = set()
+        """The kinds of its transitions that were not right where it came nearest."""
         self._first_error = math.inf
         self._kept: list[tuple[nn.Parameter, Tensor]] = []
         self._first: list[tuple[nn.Parameter, Tensor]] = []
 
-    def note(self, error: float, knobs: Knobs) -> None:
-        """Take note of how far the layer is from its goal, in log, as its knobs are."""
+    def note(self, error: float, wrong: set[str], knobs: Knobs) -> None:
+        """Take note of how far the layer is from its goal, in log, and in which transitions, as its knobs are."""
         self.failures += 1
         if error < self.error or not self._kept:
             self._kept = snapshot(parameter for knob in knobs if knob for parameter in knob.parameters)
-            self.error, self.failures = error, 0
+            self.error, self.wrong, self.failures = error, wrong, 0
 
     def back(self) -> None:
         """Return to the parameters that came nearest, and start counting anew."""
@@ -82,6 +84,8 @@ class Fast:
         self._rates = [RateDial(goal.rate_band) for _ in goal.knobs]
         self._attempts = [Attempt() for _ in goal.knobs]
         self._given_up: set[int] = set()
+        self._along: set[int] = set()
+        """Layers whose threshold went with the weights before it when these were last turned."""
         self._apart: set[int] = set()
         """Layers whose radius does not follow if weights and threshold go together."""
         self._first: list[Dial] = []
@@ -110,7 +114,8 @@ class Fast:
                 attempt.failures = 0
             elif held and index not in self._given_up:
                 held, self.held = False, index
-                attempt.note(self._error(index, rate, mine), self._goal.knobs[index])
+                wrong = {dial.kind for dial in mine if self._is_wrong(dial)}
+                attempt.note(self._error(index, rate, mine), wrong, self._goal.knobs[index])
                 self.stalled = attempt.failures >= _STALLED
                 patience = _CREEPING if math.isnan(rate) else _PATIENCE
                 if attempt.failures > patience and (moved := self._try_otherwise(index, dials, rate)):
@@ -133,6 +138,9 @@ class Fast:
             return False
         return all(dial.error <= _HOLD * self._goal.tolerance for dial in dials)
 
+    def _is_wrong(self, dial: Dial) -> bool:
+        return not dial.error <= self._goal.tolerance  # a radius that is NaN is wrong, too
+
     def _error(self, index: int, rate: float, dials: list[Dial]) -> float:
         """Return how far a layer is from its goal, in log."""
         errors = [
@@ -149,10 +157,10 @@ class Fast:
         """Do something else with a layer that comes no nearer; return whether anything moved.
 
         One that is near oscillates: it goes back, and on in shorter steps, and is left there if that does not help.
-        Another, and all above it, goes to a small scale, from which radii rise again: there all potentials lie in the
-        surrogate's window, and a radius follows its knob. At a large scale few do, and the mean radius jumps with every
-        change of a spike. What fails even then is left where it was nearest, and what stands above gets no second start
-        of its own. A layer without spikes has no such window: where it is far, it goes on.
+        What is wrong in another, and in all above it, goes to a small scale, from which radii rise again: there all
+        potentials lie in the surrogate's window, and a radius follows its knob. At a large scale few do, and the mean
+        radius jumps with every change of a spike. What fails even then is left where it was nearest, and what stands
+        above gets no second start of its own. A layer without spikes has no such window: where it is far, it goes on.
         """
         attempt = self._attempts[lowest]
         near = attempt.error <= _FAR
@@ -177,7 +185,10 @@ class Fast:
             self._given_up.add(lowest)
             return True
         attempt.restarted = True
-        wrong = [dial for dial in dials if dial.layer in layers and dial.error > self._goal.tolerance]
+        mine = [dial for dial in dials if dial.layer == lowest]
+        # The layer is back where it was nearest, which these radii are not of; those of layers above are all there is.
+        wrong = [dial for dial in mine if dial.kind in attempt.wrong] or mine
+        wrong += [dial for dial in dials if dial.layer > lowest and dial.layer in layers and self._is_wrong(dial)]
         turned = [dial for dial in wrong if dial.kind != "decoder" and movable(dial.knob)]
         for dial in turned:
             if dial.knob is not None:
@@ -205,7 +216,7 @@ class Fast:
             damping = 1.0 if dial.kind == "decoder" else self._attempts[dial.layer].damping
             step = secant.step(math.log(dial.radius), math.log(dial.target), damping)
             if dial.kind == "depth" and not secant.followed:
-                self._apart.add(dial.layer)
+                self._apart |= self._along & {dial.layer}
         elif rate == 0 and dial.radius == 0:
             secant.forget()
             return False  # the threshold is what moves
@@ -213,9 +224,13 @@ class Fast:
             # Dead though it spikes (all potentials lie outside the surrogate's window) or overflowing: a smaller scale.
             secant.forget()
             step = math.log(WAKE)
+            if dial.kind == "depth":
+                self._apart |= self._along & {dial.layer}
         self._put(dial.knob, key, step)
-        if dial.kind == "depth" and self._rates[dial.layer].fires(rate):
-            self._take_along(dial, step)
+        if dial.kind == "depth":
+            self._along.discard(dial.layer)
+            if self._rates[dial.layer].fires(rate):
+                self._take_along(dial, step)
         return True
 
     def _take_along(self, dial: Dial, step: float) -> None:
@@ -229,8 +244,9 @@ class Fast:
         if dial.kind != "depth" or dial.knob is None or dial.knob.bounded or dial.layer in self._apart:
             return
         threshold = self._goal.knobs[dial.layer].threshold
-        if threshold is not None and movable(threshold):
+        if threshold is not None and movable(threshold) and math.exp(step) >= dial.knob.carries:
             self._put(threshold, ("threshold", dial.layer), step)
+            self._along.add(dial.layer)
 
     def _turn_threshold(self, index: int, rate: float) -> bool:
         knob = self._goal.knobs[index].threshold
