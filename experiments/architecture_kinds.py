@@ -237,7 +237,7 @@ _LEARNT = ("v_th", "delta_T", "tau_mem_inv", "tau_syn_inv", "tau_adapt_inv", "ta
 
 
 def norse_kinds() -> dict[str, Build]:
-    """Return the cells and sequence modules of Norse, with learnable thresholds and time constants."""
+    """Return the cells and sequence modules of Norse, with all constants learnable that a knob moves."""
     norse = importlib.import_module("norse.torch")
 
     def learnt(kind: str) -> dict[str, Any]:

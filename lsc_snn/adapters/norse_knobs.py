@@ -63,9 +63,9 @@ def threshold(module: Any) -> Knob | None:
 def _decays(level: Any, dt: float) -> Knob | None:
     """Return the knob that multiplies the decays 1 - dt rate of one level of parameters, and what goes with them.
 
-    The range of an upstroke does, since a potential within it grows however much it leaks. And the gain of a driven
-    adaptation changes so that the potential adds as much to it in a step as before: it would oscillate otherwise, at a
-    radius above the decays.
+    The range of an upstroke does, since a potential within it grows however much it leaks; up, no farther than the
+    threshold is high. And the gain of a driven adaptation changes so that the potential adds as much to it in a step as
+    before: it would oscillate otherwise, at a radius above the decays.
     """
     rates = list(_moved_rates(level))
     driven, gain, upstroke = (_parameter(level, name) for name in (_DRIVEN, _GAIN, _UPSTROKE))
