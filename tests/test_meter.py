@@ -83,10 +83,19 @@ def test_what_has_not_moved_is_as_if_measured_again():
     assert kept.encoder == 9.0
 
 
-def test_a_full_report_takes_nothing_from_another():
+def test_a_full_report_takes_from_another_what_would_come_out_the_same_alone():
+    def marked(report):
+        return dataclasses.replace(report, time=torch.full((3,), 9.0), decoder=9.0)
+
     made = meter(Stack())
-    marked = dataclasses.replace(made.report(), time=torch.full((3,), 9.0), decoder=9.0)
-    assert radii(made.report(FULL, marked, 3)) == radii(made.report())
+    again = made.report(FULL, marked(made.report()), 2)
+    assert again.time.tolist()[:2] == [9.0, 9.0]
+    assert 9.0 not in (again.time[2], again.decoder)
+    whole = radii(made.report())
+    assert radii(made.report(FULL, marked(made.report(ROUGH)), 3)) == whole
+    other = meter(Stack(), 2)
+    second = radii(lsc.measure(Stack(), list(itertools.islice(batches(2), 2))[1]))
+    assert radii(other.report(FULL, marked(other.report()), 3)) == second != whole
 
 
 def test_a_decoder_that_nothing_moves_is_left_out_on_the_way_alone():

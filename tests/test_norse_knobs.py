@@ -30,9 +30,12 @@ def test_knobs_multiply_weights_decays_and_the_distance_of_the_threshold_from_re
     knobs.time.turn(0.5)
     torch.testing.assert_close(cell.recurrent_weights, 0.5 * recurrent)
     assert [rate.item() for rate in rates.values()] == pytest.approx([550.0, 850.0])  # 0.9 -> 0.45, 0.3 -> 0.15
-    knobs.time.turn(2.0)  # upwards the recurrent weights suffice
-    torch.testing.assert_close(cell.recurrent_weights, recurrent)
-    assert rates["tau_mem_inv"].item() == pytest.approx(550.0)
+    knobs.time.turn(3.0)  # upwards the recurrent weights suffice: decays come back to where they were at most
+    torch.testing.assert_close(cell.recurrent_weights, 1.5 * recurrent)
+    assert [rate.item() for rate in rates.values()] == pytest.approx([100.0, 700.0])
+    knobs.time.turn(0.25)
+    knobs.time.turn(2.0)
+    assert [rate.item() for rate in rates.values()] == pytest.approx([550.0, 850.0])
     knobs.threshold.turn(2.0)
     assert p.v_th.item() == pytest.approx(-35.0)
     assert knobs.time.floor == 0
@@ -52,6 +55,17 @@ def test_there_are_no_knobs_but_parameters():
     assert NeuronAdapter().knobs(norse.LIFRefracCell(refractory)).threshold.parameters == (refractory.lif.v_th,)
     readout = norse.LI(p=norse.LIParameters(tau_mem_inv=nn.Parameter(torch.tensor(100.0))))
     assert ReadoutAdapter().knobs(readout) == (None, None, None)
+
+
+def test_where_recurrent_weights_raise_the_radius_decays_and_upstroke_come_back_no_farther():
+    fast, slow = number(1000.0), number(100.0)  # a decay of 0 stays one
+    p = LIFExParameters(delta_T=number(0.5), v_th=number(1.0), tau_mem_inv=slow, tau_syn_inv=fast)
+    cell = norse.LIFExRecurrentCell(4, 6, p=p)
+    time = NeuronAdapter().knobs(cell).time
+    for factor in (0.5, 1.5, 1.5):
+        time.turn(factor)
+    values = [value.item() for value in (slow, fast, p.delta_T)]
+    assert values == pytest.approx([100.0, 1000.0, 0.5])
 
 
 def test_the_upstroke_of_an_exponential_neuron_goes_with_its_threshold_and_its_decays():

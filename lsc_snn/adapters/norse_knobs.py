@@ -28,15 +28,11 @@ def depth(module: Any) -> Knob | None:
 def time(module: Any) -> Knob | None:
     """Return the knob of recurrent weights and decays; recurrent weights alone raise the radius, if they can."""
     recurrent = multiplied([_parameter(module, "recurrent_weights")])
-    both = together(recurrent, *(_decays(level, module.dt) for level in _levels(module.p)))
-    if both is None:
-        return None
-
-    def turn(factor: float) -> None:
-        # Slower neurons also hand less of their input up, so that depth and time radius could not both be large.
-        (recurrent if recurrent is not None and movable(recurrent) and factor > 1 else both).turn(factor)
-
-    return Knob(both.parameters, turn, _slowest_constant(module))
+    # Slower neurons also hand less of their input up, so that depth and time radius could not both be large: where
+    # recurrent weights can raise the radius, decays come back up to where they were, and no farther.
+    kept = recurrent is not None and movable(recurrent)
+    both = together(recurrent, *(_decays(level, module.dt, kept) for level in _levels(module.p)))
+    return None if both is None else Knob(both.parameters, both.turn, _slowest_constant(module))
 
 
 def threshold(module: Any) -> Knob | None:
@@ -60,23 +56,32 @@ def threshold(module: Any) -> Knob | None:
     return Knob(tuple(moved), turn) if moved else None
 
 
-def _decays(level: Any, dt: float) -> Knob | None:
+def _decays(level: Any, dt: float, kept: bool) -> Knob | None:
     """Return the knob that multiplies the decays 1 - dt rate of one level of parameters, and what goes with them.
 
     The range of an upstroke does, since a potential within it grows however much it leaks; up, no farther than the
     threshold is high. And the gain of a driven adaptation changes so that the potential adds as much to it in a step as
-    before: it would oscillate otherwise, at a radius above the decays.
+    before: it would oscillate otherwise, at a radius above the decays. Where decays are ``kept``, all this comes back up
+    to where they are now, and no farther.
     """
     rates = list(_moved_rates(level))
+    at_first = [_decay(rate, dt) for rate in rates]
     driven, gain, upstroke = (_parameter(level, name) for name in (_DRIVEN, _GAIN, _UPSTROKE))
+
+    def no_farther(factor: float) -> float:
+        free = ((rate, decay) for rate, decay in zip(rates, at_first, strict=True) if _is_free(rate))
+        shares = ((_decay(rate, dt) / decay).abs().nan_to_num(0.0).max() for rate, decay in free)  # 0 stays 0
+        nearest = max((float(share) for share in shares), default=1.0)
+        return min(factor, max(1 / nearest, 1.0)) if nearest else factor
 
     @torch.no_grad()
     def turn(factor: float) -> None:
+        factor = no_farther(factor) if kept and factor > 1 else factor
         if factor < 1 or upstroke is None or (upstroke * factor <= _height(level)).all():
             _scale(upstroke, factor)
         for rate in filter(_is_free, rates):
             before = rate.double()
-            after = (1 - ((1 - dt * before) * factor).clamp(-_SLOWEST, _SLOWEST)) / dt
+            after = (1 - (_decay(rate, dt) * factor).clamp(-_SLOWEST, _SLOWEST)) / dt
             rate.copy_(after)
             if rate is driven and gain is not None:
                 change = before / after
@@ -85,6 +90,10 @@ def _decays(level: Any, dt: float) -> Knob | None:
     goes_along = [upstroke, gain if driven is not None and driven.requires_grad else None]
     moved = [*rates, *(value for value in goes_along if value is not None)]
     return Knob(tuple(moved), turn) if moved else None
+
+
+def _decay(rate: Tensor, dt: float) -> Tensor:
+    return 1 - dt * rate.detach().double()
 
 
 def _moved_rates(level: Any) -> Iterator[nn.Parameter]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lsc_snn._kept import restore, snapshot
 from lsc_snn.knobs import Knob, Knobs, movable
 from lsc_snn.measure import RadiusReport
+from lsc_snn.procedures.coupling import Coupling
 from lsc_snn.procedures.goal import FULL, Dial, Effort, Goal
 from lsc_snn.procedures.meter import Meter
 from lsc_snn.procedures.secant import WAKE, RateDial, Secant
@@ -34,6 +35,13 @@ _ALIKE = 0.2
 """Relative difference up to which the radii of two layers are alike, as those of one kind and size."""
 _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
+
+
+_ARRIVING = ("encoder", "depth")
+"""The kinds of transition whose knob is in front of the potentials."""
+_HOPELESS = 15
+"""Sweeps in a row that bring all radii and rates together no nearer, after which no more are tried. Where a goal was
+still reached in the end, no more than 11 were."""
 
 
 class Attempt:
@@ -81,6 +89,7 @@ class Fast:
     def __init__(self, goal: Goal) -> None:
         self._goal = goal
         self._secants: dict[tuple[str, int], Secant] = {}
+        self._couplings = [Coupling() for _ in goal.knobs]
         self._rates = [RateDial(goal.rate_band) for _ in goal.knobs]
         self._attempts = [Attempt() for _ in goal.knobs]
         self._given_up: set[int] = set()
@@ -121,9 +130,7 @@ class Fast:
                 if attempt.failures > patience and (moved := self._try_otherwise(index, dials, rate)):
                     return moved
             if not held:
-                moved |= self._turn_threshold(index, rate)
-                for dial in mine:
-                    moved |= self._turn(dial, rate)
+                moved |= self._turn_layer(index, rate, mine)
             if rate == 0 and moved:
                 # Nothing arrives above a silent layer: readings there mean nothing, if it may still wake.
                 self._follow(index, report)
@@ -207,16 +214,35 @@ class Fast:
         dials = [dial for dial in dials if (dial.kind, dial.layer) not in stuck]
         return [dial._replace(target=dial.attainable) for dial in dials]
 
-    def _turn(self, dial: Dial, rate: float) -> bool:
+    def _turn_layer(self, index: int, rate: float, dials: list[Dial]) -> bool:
+        """Turn the knobs of a layer: those of its two radii together, unless the threshold has turned for the rate."""
+        coupling, known = self._couplings[index], None
+        apart = self._turn_threshold(index, rate)
+        both = len(dials) == 2 and all(0 < dial.radius < math.inf for dial in dials)
+        if both:
+            depth, time = dials
+            known = coupling.steps(
+                (math.log(depth.radius), math.log(time.radius)), (math.log(depth.target), math.log(time.target))
+            )
+        moved = apart
+        for place, dial in enumerate(dials):
+            moved |= self._turn(dial, rate, None if known is None or apart else known[place])
+        if both and not apart:
+            coupling.note((self._turned.get((depth.kind, index), 0.0), self._turned.get((time.kind, index), 0.0)))
+        else:
+            coupling.forget()
+        return moved
+
+    def _turn(self, dial: Dial, rate: float, known: float | None = None) -> bool:
         if dial.knob is None or not movable(dial.knob):
             return False
         key = (dial.kind, dial.layer)
         secant = self._secants.setdefault(key, Secant())
         if 0 < dial.radius < math.inf:
             damping = 1.0 if dial.kind == "decoder" else self._attempts[dial.layer].damping
-            step = secant.step(math.log(dial.radius), math.log(dial.target), damping)
-            if dial.kind == "depth" and not secant.followed:
-                self._apart |= self._along & {dial.layer}
+            step = secant.step(math.log(dial.radius), math.log(dial.target), damping, known)
+            if not secant.followed:
+                self._set_apart(dial)
         elif rate == 0 and dial.radius == 0:
             secant.forget()
             return False  # the threshold is what moves
@@ -224,29 +250,36 @@ class Fast:
             # Dead though it spikes (all potentials lie outside the surrogate's window) or overflowing: a smaller scale.
             secant.forget()
             step = math.log(WAKE)
-            if dial.kind == "depth":
-                self._apart |= self._along & {dial.layer}
+            self._set_apart(dial)
         self._put(dial.knob, key, step)
-        if dial.kind == "depth":
+        if dial.kind in _ARRIVING:
             self._along.discard(dial.layer)
             if self._rates[dial.layer].fires(rate):
                 self._take_along(dial, step)
         return True
+
+    def _set_apart(self, dial: Dial) -> None:
+        """From now on turn no threshold along, if that was the last move and the radius of this dial did not follow."""
+        if dial.kind in _ARRIVING:
+            self._apart |= self._along & {dial.layer}
 
     def _take_along(self, dial: Dial, step: float) -> None:
         """Turn the threshold of a layer as its input weights were turned.
 
         Potentials then keep their place between rest and threshold, and the layer its rate: weights alone would fill or
         empty the surrogate's window while they change the radius, and the threshold would follow for many sweeps. Not
-        where that window is as wide as the threshold is high (sinabs): the radius would stay. And not in the first
-        layer, whose input may come in bursts of counts: its rate alone decides how many potentials lie in the window.
+        where that window is as wide as the threshold is high (sinabs): the radius would stay. And not up in the first
+        layer, whose input may come in bursts of counts: the larger both, the fewer potentials lie in the window.
         """
-        if dial.kind != "depth" or dial.knob is None or dial.knob.bounded or dial.layer in self._apart:
+        if dial.kind not in _ARRIVING or dial.knob is None or dial.knob.bounded or dial.layer in self._apart:
             return
-        threshold = self._goal.knobs[dial.layer].threshold
+        if dial.kind == "encoder" and step > 0:
+            return
+        threshold, name = self._goal.knobs[dial.layer].threshold, ("threshold", dial.layer)
         if threshold is not None and movable(threshold) and math.exp(step) >= dial.knob.carries:
-            self._put(threshold, ("threshold", dial.layer), step)
-            self._along.add(dial.layer)
+            if name not in self._turned:  # else the radius also follows a turn for the rate
+                self._along.add(dial.layer)
+            self._put(threshold, name, step)
 
     def _turn_threshold(self, index: int, rate: float) -> bool:
         knob = self._goal.knobs[index].threshold
@@ -282,24 +315,29 @@ class Fast:
     def _forget(self, layer: int) -> None:
         """Drop what a layer's knobs remember, after a move of which they do not know."""
         self._rates[layer].forget()
+        self._couplings[layer].forget()
         self._secants = {key: secant for key, secant in self._secants.items() if key[1] != layer}
 
 
 def run(goal: Goal, meter: Meter, max_sweeps: int) -> Iterator[tuple[RadiusReport, list[Dial]]]:
-    """Sweep until the goal is reached, no knob moves, or ``max_sweeps`` are spent.
+    """Sweep until the goal is reached, no knob moves, nothing has helped for long, or ``max_sweeps`` are spent.
 
     Yield a report, with the dials that count, before every sweep, and the last. The first and the last report are full,
     as is any after one that found the goal not quite reached; others leave out what has not moved since the one before.
     """
     procedure = Fast(goal)
     full, report = True, None
+    nearest, since = math.inf, 0
     for index in range(max_sweeps):
         effort = FULL if full else _WHILE_STALLED if procedure.stalled else _ON_THE_WAY
         report = meter.report(effort, report, procedure.held)
         if not full and procedure.is_done(report):
             full, report = True, meter.refined()
-        yield report, goal.movable_dials(report)
-        if procedure.is_done(report):
+        dials = goal.movable_dials(report)
+        yield report, dials
+        distance = goal.distance(report, dials)
+        nearest, since = (distance, 0) if distance < nearest else (nearest, since + 1)
+        if procedure.is_done(report) or since > _HOPELESS:
             return
         if not procedure.sweep(report):
             if full:

@@ -14,6 +14,8 @@ from lsc_snn.theory import Target
 
 _SILENT = 1e-4
 """A rate below this share of the lowest wanted counts as this share of it; and so does a radius, of its target."""
+_DEAD = 1e3
+"""What a radius of 0 adds to a distance: more than all others of a network could."""
 _ABOVE_FLOOR = 1.05
 """A radius that cannot fall to its target goes this near to its floor, or stays where it is if it is nearer or below:
 recurrent weights would just vanish, or grow without end."""
@@ -107,12 +109,14 @@ class Goal:
     def distance(self, report: RadiusReport, dials: Iterable[Dial]) -> float:
         """Return the distance from the goal, in log: the sum over given dials, and rates that a threshold moves.
 
-        What cannot be helped does not hide the others, as it would in ``badness``. It is inf where a radius overflows.
+        What cannot be helped does not hide the others, as it would in ``badness``; but the fewer transitions are dead,
+        the nearer is a model. It is inf where a radius overflows.
         """
         ratios = [dial.radius / dial.target for dial in dials]
         if not all(ratio < math.inf for ratio in ratios):
             return math.inf
-        return sum(self._movable_excess(report)) + sum(abs(math.log(max(ratio, _SILENT))) for ratio in ratios)
+        apart = (abs(math.log(max(ratio, _SILENT))) if ratio else _DEAD for ratio in ratios)
+        return sum(self._movable_excess(report)) + sum(apart)
 
     def _movable_excess(self, report: RadiusReport) -> list[float]:
         """Return how far, in log, each rate lies outside the band that a threshold could bring back."""

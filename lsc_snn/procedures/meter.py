@@ -35,6 +35,9 @@ class Meter:
         self._draws = generator is not None
         self.seed = draw_seed(generator)
         self._pass: Assembly | None = None
+        self._inputs: Inputs | None = None
+        self._effort: Effort | None = None
+        """That of the last report."""
         self._ahead: Grid | None = None
 
     def peek(self) -> Grid:
@@ -57,18 +60,21 @@ class Meter:
 
     def _next(self) -> None:
         self._pass = None  # before another one is recorded: together they may not fit into memory
-        self._pass = record(self._model, next(self._batches), self._call)
+        self._inputs = next(self._batches)
+        self._pass = record(self._model, self._inputs, self._call)
 
     def report(self, effort: Effort = FULL, earlier: RadiusReport | None = None, held: int = 0) -> RadiusReport:
         """Return the report of the next pass.
 
-        On the way, the first ``held`` layers, which have not moved since the ``earlier`` report, are not measured
-        again, nor is a decoder that nothing moves. A full report is one of all.
+        The first ``held`` layers, which have not moved since the ``earlier`` report, are not measured again, nor is, on
+        the way, a decoder that nothing moves. A full report spares only layers that would come out the same to the last
+        digit: those of a full report of the same batch.
         """
+        before = self._inputs, self._effort
         grid = self.grid(effort)
-        if effort == FULL:
+        if effort == FULL and (self._inputs is not before[0] or before[1] != FULL):
             earlier = None
-        fixed = grid.decoder is not None and not movable(grid.decoder.knob)
+        fixed = effort != FULL and grid.decoder is not None and not movable(grid.decoder.knob)
         return self._report_of(grid, effort, earlier=earlier, held=held, same_decoder=fixed)
 
     def refined(self) -> RadiusReport:
@@ -85,4 +91,5 @@ class Meter:
         return self._pass
 
     def _report_of(self, grid: Grid, effort: Effort, **known: Any) -> RadiusReport:
+        self._effort = effort
         return report_of(grid, num_matvecs=effort.num_matvecs, seed=self.seed, **known)

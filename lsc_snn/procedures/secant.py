@@ -42,8 +42,11 @@ class Secant:
         """Whether the reading has not followed large moves: something else holds it."""
         return self._idle >= _IDLE[0]
 
-    def step(self, reading: float, goal: float, damping: float = 1.0) -> float:
-        """Return the change of the log knob that should bring the log ``reading`` to ``goal``, or a share of it."""
+    def step(self, reading: float, goal: float, damping: float = 1.0, known: float | None = None) -> float:
+        """Return the change of the log knob that should bring the log ``reading`` to ``goal``, or a share of it.
+
+        Where the change is ``known`` from elsewhere it is taken, up to the largest.
+        """
         longest = _MAX_STEP
         if self._last is not None and abs(self._moved) > 1e-3:
             slope = self._sign * (reading - self._last) / self._moved
@@ -52,8 +55,9 @@ class Secant:
                 self.followed = abs(slope) >= _FOLLOWS
             # A reading also moves with the other knobs: half of the old slope is kept, and bounds hold it positive.
             self._slope = min(max(0.5 * (self._slope + slope), _SLOPES[0]), _SLOPES[1])
-            longest = _SHORT_STEP if slope < 0 else _MAX_STEP
-        step = damping * min(max(self._sign * (goal - reading) / self._slope, -longest), longest)
+            longest = _SHORT_STEP if slope < 0 and known is None else _MAX_STEP
+        wanted = self._sign * (goal - reading) / self._slope if known is None else known
+        step = damping * min(max(wanted, -longest), longest)
         self._last, self._moved = reading, step
         return step
 
