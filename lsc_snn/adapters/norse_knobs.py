@@ -61,8 +61,8 @@ def _decays(level: Any, dt: float, kept: bool) -> Knob | None:
 
     The range of an upstroke does, since a potential within it grows however much it leaks; up, no farther than the
     threshold is high. And the gain of a driven adaptation changes so that the potential adds as much to it in a step as
-    before: it would oscillate otherwise, at a radius above the decays. Where decays are ``kept``, all this comes back up
-    to where they are now, and no farther.
+    before: it would oscillate otherwise, at a radius above the decays. Where decays are ``kept``, all this comes back
+    up to where they are now, and no farther.
     """
     rates = list(_moved_rates(level))
     at_first = [_decay(rate, dt) for rate in rates]
