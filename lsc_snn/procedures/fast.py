@@ -187,6 +187,7 @@ class Fast:
             self._forget(layer)
         if damped:
             attempt.damping /= 2
+            self._rates[lowest].accept()  # or the way back would lead on the same way again
             return True
         if given_up:
             self._given_up.add(lowest)

@@ -120,6 +120,10 @@ class RateDial:
         self._secant.forget()
         return self._moved
 
+    def accept(self) -> None:
+        """From now on leave any rate within the band where it is."""
+        self._comfort = 0
+
     def forget(self) -> None:
         """Drop the last move, after the threshold was put elsewhere."""
         self._moved = 0.0
