@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lsc_snn.procedures.secant import Secant
+from lsc_snn.procedures.secant import RateDial, Secant
 
 
 def test_a_knob_is_stuck_after_three_large_moves_without_response():
@@ -27,3 +27,16 @@ def test_a_step_is_shorter_after_a_reading_that_went_the_other_way():
         secant.step(-3.0, 0.0)
         steps.append(math.exp(secant.step(after, 0.0)))
     assert steps == pytest.approx([3.0, 1.5])
+
+
+def test_near_its_targets_a_layer_that_spikes_little_is_left_alone_and_one_that_saturates_is_not():
+    for rate, near, moves in ((0.015, True, False), (0.015, False, True), (0.4, True, True), (0.005, True, True)):
+        assert (RateDial((0.01, 0.5)).step(rate, near=near) != 0) is moves
+
+
+def test_a_rate_that_is_accepted_is_moved_only_from_outside_its_band():
+    dial = RateDial((0.01, 0.5))
+    assert dial.wants(0.4)
+    dial.accept()
+    assert not dial.wants(0.4)
+    assert dial.wants(0.6)

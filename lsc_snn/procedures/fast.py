@@ -218,7 +218,8 @@ class Fast:
     def _turn_layer(self, index: int, rate: float, dials: list[Dial]) -> bool:
         """Turn the knobs of a layer: those of its two radii together, unless the threshold has turned for the rate."""
         coupling, known = self._couplings[index], None
-        apart = self._turn_threshold(index, rate)
+        near = bool(dials) and self._error(index, math.nan, dials) <= _FAR
+        apart = self._turn_threshold(index, rate, near)
         both = len(dials) == 2 and all(0 < dial.radius < math.inf for dial in dials)
         if both:
             depth, time = dials
@@ -282,10 +283,10 @@ class Fast:
                 self._along.add(dial.layer)
             self._put(threshold, name, step)
 
-    def _turn_threshold(self, index: int, rate: float) -> bool:
+    def _turn_threshold(self, index: int, rate: float, near: bool) -> bool:
         knob = self._goal.knobs[index].threshold
         dial, ready = self._rates[index], index == self.held
-        step = dial.step(rate, ready=ready) if knob is not None and movable(knob) else 0.0
+        step = dial.step(rate, ready=ready, near=near) if knob is not None and movable(knob) else 0.0
         if knob is not None and step:
             self._put(knob, ("threshold", index), step)
         return step != 0

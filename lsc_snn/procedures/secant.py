@@ -100,9 +100,13 @@ class RateDial:
     def _inside(self, rate: float) -> bool:
         return rate > 0 and self._band[0] <= rate <= self._band[1]
 
-    def step(self, rate: float, *, ready: bool = True) -> float:
-        """Return the change of the log threshold for a rate; 0 for none. ``ready``: all below the layer has settled."""
-        if not self.wants(rate):
+    def step(self, rate: float, *, ready: bool = True, near: bool = False) -> float:
+        """Return the change of the log threshold for a rate; 0 for none.
+
+        ``ready``: all below the layer has settled; ``near``: its radii are near their targets, where a rate at the low
+        end of its band does no harm, and a move would.
+        """
+        if not self.wants(rate) or (near and self._band[0] <= rate < self._low):
             self._moved = 0.0
             return 0.0
         if ready and self._inside(rate):
