@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import sys
 import time
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ from lsc_snn._kept import cycled, restore, snapshot
 from lsc_snn.events import Inputs
 from lsc_snn.measure import RadiusReport
 from lsc_snn.procedures import fast, gradient, paper
-from lsc_snn.procedures.goal import Goal, knobs_of
+from lsc_snn.procedures.goal import FARTHEST, Goal, knobs_of
 from lsc_snn.procedures.meter import Meter
 from lsc_snn.theory import Target
 from lsc_snn.trace import Call, handled_modules
@@ -124,7 +123,7 @@ def stabilize(
     start = time.perf_counter()
     meter = Meter(model, itertools.chain([first], stream), call, generator)
     history: list[RadiusReport] = []
-    nearest = math.inf
+    nearest = FARTHEST
     kept = best_parameters = snapshot(model.parameters())
     try:
         grid = meter.peek()  # every procedure begins with the model as it is
@@ -146,7 +145,7 @@ def stabilize(
         for report, dials in reports:
             history.append(report)
             distance, badness = goal.distance(report, dials), goal.badness(report, dials)
-            if distance <= nearest and distance < math.inf:
+            if distance <= nearest and distance < FARTHEST:
                 nearest, best_parameters = distance, snapshot(movable)
             if progress:
                 print(f"sweep {len(history) - 1}: worst error {badness:.2f} times what is allowed", file=sys.stderr)

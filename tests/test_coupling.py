@@ -1,5 +1,7 @@
 """Steps of two knobs that move the radii of each other."""
 
+import math
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ SLOPES = torch.tensor([[0.55, -0.75], [0.94, 1.0]], dtype=torch.float64)
 
 def follow(coupling, moves, slopes=SLOPES, goals=(0.0, 0.0)):
     """Make moves, one after the other, and return the readings before each and the steps that were said."""
-    readings, said = torch.tensor([-1.0, 0.5], dtype=torch.float64), []
+    readings, said = torch.tensor([-0.4, 0.2], dtype=torch.float64), []
     for move in moves:
         said.append((readings, coupling.steps(tuple(readings.tolist()), goals)))
         coupling.note(move)
@@ -35,11 +37,23 @@ def test_a_step_is_no_longer_than_half_as_much_again_as_the_distance_to_go():
     )
 
 
+def test_a_long_step_keeps_its_direction():
+    coupling = Coupling()
+    follow(coupling, [(0.3, 0.0), (0.0, 0.3), (0.1, 0.1)])
+    coupling.note((0.0, 0.0))
+    steps = coupling.steps((0.0, 3.4), (0.0, 0.0))
+    assert max(map(abs, steps)) == pytest.approx(math.log(3.0))
+    change = SLOPES @ torch.tensor(steps, dtype=torch.float64)
+    assert float(change[0]) == pytest.approx(0.0, abs=1e-9)
+    assert float(change[1]) < 0
+
+
 @pytest.mark.parametrize(
     "slopes",
     [
         torch.tensor([[1.0, 1.0], [1.0, 1.0]]),  # cannot be told apart
         torch.tensor([[-1.0, 0.0], [0.0, 1.0]]),  # a radius that falls as its knob rises
+        torch.tensor([[-1.0, 0.0], [0.0, -1.0]]),  # both do
     ],
 )
 def test_nothing_is_said_where_the_slopes_lead_nowhere(slopes):

@@ -12,7 +12,7 @@ from fast_cases import Dummy, above_a_layer_that_is_right, failing, fast, report
 from lsc_snn.adapters.own import SpikingAdapter
 from lsc_snn.knobs import Knobs
 from lsc_snn.procedures.fast import Fast, run
-from lsc_snn.procedures.goal import FULL, Effort, Goal
+from lsc_snn.procedures.goal import FARTHEST, FULL, Effort, Goal
 
 
 def test_a_spiking_layer_that_keeps_failing_starts_again_at_a_small_scale_and_another_does_not():
@@ -80,6 +80,51 @@ def test_a_radius_that_stays_while_the_threshold_also_turns_for_the_rate_sets_no
     sweep(0.25, 0.1)
     assert threshold.factors[-1] == pytest.approx(depth.factors[-1])
     assert threshold.factors[-1] > 1
+
+
+def test_a_radius_that_the_other_knob_held_in_place_sets_no_layer_apart():
+    """The slopes foretell that depth stays while the time knob turns too: that is no sign that it does not follow."""
+    depth, time, threshold = Dummy(), Dummy(), Dummy()
+    procedure = fast(depth, time, threshold.knob)
+    slopes = torch.tensor([[0.55, -0.75], [0.94, 1.0]])
+    radii = torch.tensor([0.5, 1.6]).log()
+    before = torch.zeros(2)
+    for _ in range(5):
+        procedure.sweep(report(*radii.exp().flip(0).tolist(), 0.1))
+        turned = torch.cat([depth.value, time.value]).detach().log()
+        radii, before = radii + slopes @ (turned - before), turned
+    assert not procedure._apart
+
+
+def test_a_layer_that_was_led_away_for_its_rate_is_not_led_the_same_way_again():
+    depth, time, threshold = Dummy(), Dummy(), Dummy()
+    procedure = fast(depth, time, threshold.knob)
+    procedure.sweep(report(0.5, 0.6, 0.3))
+    turned = len(threshold.factors)
+    assert turned
+    for _ in range(5):  # no nearer: back to where it was
+        procedure.sweep(report(0.5, 0.62, 0.2))
+    before = len(threshold.factors)
+    procedure.sweep(report(0.5, 0.44, 0.3))  # upwards the threshold does not go along
+    assert len(threshold.factors) == before
+
+
+def test_a_layer_near_its_targets_keeps_a_low_rate_within_the_band():
+    for radius, moves in ((0.45, False), (0.1, True)):
+        depth, time, threshold = Dummy(), Dummy(), Dummy()
+        fast(depth, time, threshold.knob).sweep(report(0.5, radius, 0.015))
+        assert bool(threshold.factors) is moves
+
+
+def test_the_threshold_of_a_layer_that_was_given_up_stays():
+    still, threshold, time = Dummy(), Dummy(), Dummy()
+    knobs = (Knobs(still.knob, time.knob), Knobs(Dummy().knob, time.knob, threshold.knob))
+    procedure = Fast(Goal(lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), knobs, None))
+    procedure._given_up.add(1)
+    half, rates = torch.tensor([0.5, 0.5]), torch.tensor([0.1, 0.7])
+    procedure.sweep(lsc.RadiusReport(("a", "b"), half, torch.tensor([0.5]), 0.8, math.nan, rates))
+    assert still.factors
+    assert not threshold.factors
 
 
 def test_a_restart_takes_the_threshold_of_a_spiking_layer_along():
@@ -228,7 +273,7 @@ def test_a_run_that_nothing_has_helped_for_long_ends():
             self.count += 1
             return report(0.5, 3.0 + 0.3 * min(self.count, 1 + self.count % 2), math.nan)  # nearest at first
 
-    assert len(list(run(goal, FakeMeter(), 50))) == 17
+    assert len(list(run(goal, FakeMeter(), 50))) == 1 + 32
 
 
 def test_distance_is_the_sum_in_log_and_what_cannot_be_helped_hides_nothing():
@@ -238,14 +283,13 @@ def test_distance_is_the_sum_in_log_and_what_cannot_be_helped_hides_nothing():
         found = report(time, depth, rate)
         return goal.distance(found, goal.dials(found))
 
-    assert distance(0.5, 0.5, 0.1) == pytest.approx(0.0, abs=1e-6)
-    assert distance(1.0, 0.25, 0.1) == pytest.approx(2 * math.log(2), rel=1e-5)
-    assert distance(0.5, 0.5, 1.0) == pytest.approx(math.log(2), rel=1e-5)
-    faint, dead = distance(0.5, 1e-9, 0.1), distance(0.5, 0.0, 0.1)
-    assert faint == pytest.approx(math.log(1e4), rel=1e-5)
-    assert faint < distance(0.7, 1e-9, 0.1) < dead < distance(0.7, 0.0, 0.1) < math.inf
-    assert distance(0.01, 0.01, 1.0) < dead  # no gain elsewhere outweighs a layer that has died
-    assert distance(math.inf, 0.5, 0.1) == distance(math.nan, 0.5, 0.1) == math.inf
+    assert distance(0.5, 0.5, 0.1) == pytest.approx((0, 0.0), abs=1e-6)
+    assert distance(1.0, 0.25, 0.1) == pytest.approx((0, 2 * math.log(2)), rel=1e-5)
+    assert distance(0.5, 0.5, 1.0) == pytest.approx((0, math.log(2)), rel=1e-5)
+    assert distance(0.5, 1e-9, 0.1) < distance(0.7, 1e-9, 0.1) < distance(0.5, 0.0, 0.1) < distance(0.7, 0.0, 0.1)
+    assert distance(1e-9, 1e-9, 1.0) < distance(0.5, 0.0, 0.1)  # no gain elsewhere outweighs a layer that has died
+    assert distance(0.5, 1e-12, 0.1) > distance(0.5, 1e-11, 0.1)  # and every step on the way back counts
+    assert distance(math.inf, 0.5, 0.1) == distance(math.nan, 0.5, 0.1) == FARTHEST
 
 
 def test_a_radius_is_not_pushed_below_its_floor():

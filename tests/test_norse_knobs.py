@@ -66,6 +66,11 @@ def test_where_recurrent_weights_raise_the_radius_decays_and_upstroke_come_back_
         time.turn(factor)
     values = [value.item() for value in (slow, fast, p.delta_T)]
     assert values == pytest.approx([100.0, 1000.0, 0.5])
+    alone = LIFExParameters(delta_T=number(0.5), v_th=number(1.0))  # no decay to come back with
+    time = NeuronAdapter().knobs(norse.LIFExRecurrentCell(4, 6, p=alone)).time
+    for factor in (0.5, 1.5, 1.5):
+        time.turn(factor)
+    assert alone.delta_T.item() == pytest.approx(0.5)
 
 
 def test_the_upstroke_of_an_exponential_neuron_goes_with_its_threshold_and_its_decays():
@@ -118,7 +123,7 @@ def test_an_upstroke_is_no_wider_than_the_threshold_is_high():
     NeuronAdapter().knobs(norse.LIFExCell(p=p)).time.turn(1.5)
     assert p.delta_T.item() == pytest.approx(0.75)
     NeuronAdapter().knobs(norse.LIFExCell(p=p)).time.turn(1.5)
-    assert p.delta_T.item() == pytest.approx(0.75)
+    assert p.delta_T.item() == pytest.approx(1.0)
 
 
 def test_an_adaptation_of_fixed_gain_keeps_its_rate_and_counts_as_a_fixed_leak():

@@ -65,23 +65,21 @@ def _decays(level: Any, dt: float, kept: bool) -> Knob | None:
     up to where they are now, and no farther.
     """
     rates = list(_moved_rates(level))
-    at_first = [_decay(rate, dt) for rate in rates]
     driven, gain, upstroke = (_parameter(level, name) for name in (_DRIVEN, _GAIN, _UPSTROKE))
-
-    def no_farther(factor: float) -> float:
-        free = ((rate, decay) for rate, decay in zip(rates, at_first, strict=True) if _is_free(rate))
-        shares = ((_decay(rate, dt) / decay).abs().nan_to_num(0.0).max() for rate, decay in free)  # 0 stays 0
-        nearest = max((float(share) for share in shares), default=1.0)
-        return min(factor, max(1 / nearest, 1.0)) if nearest else factor
+    decays = [_decay(rate, dt) for rate in rates]
+    slowest = [decay.abs() if kept else torch.full_like(decay, _SLOWEST) for decay in decays]
+    widest = upstroke.detach() / _height(level) if kept and upstroke is not None else 1.0
 
     @torch.no_grad()
     def turn(factor: float) -> None:
-        factor = no_farther(factor) if kept and factor > 1 else factor
-        if factor < 1 or upstroke is None or (upstroke * factor <= _height(level)).all():
-            _scale(upstroke, factor)
-        for rate in filter(_is_free, rates):
-            before = rate.double()
-            after = (1 - (_decay(rate, dt) * factor).clamp(-_SLOWEST, _SLOWEST)) / dt
+        if upstroke is not None and _is_free(upstroke):
+            turned = factor * upstroke
+            upstroke.copy_(turned if factor < 1 else turned.minimum(widest * _height(level)).maximum(upstroke))
+        for rate, most in zip(rates, slowest, strict=True):
+            if not _is_free(rate):
+                continue
+            before, decay = rate.double(), _decay(rate, dt) * factor
+            after = (1 - (decay if factor < 1 else decay.minimum(most).maximum(-most))) / dt
             rate.copy_(after)
             if rate is driven and gain is not None:
                 change = before / after

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from lsc_snn.procedures.secant import MAX_STEP
+
 Pair = tuple[float, float]
 """Of the depth and of the time transition."""
 
@@ -33,17 +35,18 @@ class Coupling:
     def steps(self, readings: Pair, goals: Pair) -> Pair | None:
         """Return the changes of the log knobs that should bring both log radii to their goals.
 
-        None where the slopes did not foretell the last change, or say that the knobs can hardly be told apart.
+        None where the slopes did not foretell the last change, say that the knobs can hardly be told apart, or that a
+        radius falls as its own knob rises: past the scale at which it is largest, a step by them leads away.
         """
         self._learn(readings)
         (a, b), (c, d) = self._slopes
         determinant = a * d - b * c
-        if not self._believed or determinant < _LEAST_DETERMINANT:
+        if not self._believed or min(a, d) <= 0 or determinant < _LEAST_DETERMINANT:
             return None
         x, y = (goal - reading for goal, reading in zip(goals, readings, strict=True))
         depth, time = (d * x - b * y) / determinant, (a * y - c * x) / determinant
-        longest = _LONGEST * math.hypot(x, y)
-        share = longest / max(math.hypot(depth, time), longest) if longest else 0.0
+        # As a whole: a step that is cut for one knob alone leads elsewhere.
+        share = min(1.0, _share(_LONGEST * math.hypot(x, y), math.hypot(depth, time)), _share(MAX_STEP, depth, time))
         return share * depth, share * time
 
     def note(self, moves: Pair) -> None:
@@ -66,3 +69,7 @@ class Coupling:
         for row, miss in zip(self._slopes, misses, strict=True):
             row[0] += miss * depth / length**2
             row[1] += miss * time / length**2
+
+
+def _share(longest: float, *steps: float) -> float:
+    return longest / max(longest, *map(abs, steps)) if longest else 0.0

@@ -11,7 +11,7 @@ from lsc_snn._kept import restore, snapshot
 from lsc_snn.knobs import Knob, Knobs, movable
 from lsc_snn.measure import RadiusReport
 from lsc_snn.procedures.coupling import Coupling
-from lsc_snn.procedures.goal import FULL, Dial, Effort, Goal
+from lsc_snn.procedures.goal import FARTHEST, FULL, Dial, Effort, Goal
 from lsc_snn.procedures.meter import Meter
 from lsc_snn.procedures.secant import WAKE, RateDial, Secant
 
@@ -39,9 +39,9 @@ _HOLD = 0.8
 
 _ARRIVING = ("encoder", "depth")
 """The kinds of transition whose knob is in front of the potentials."""
-_HOPELESS = 15
-"""Sweeps in a row that bring all radii and rates together no nearer, after which no more are tried. Where a goal was
-still reached in the end, no more than 11 were."""
+_HOPELESS = 4
+"""Patiences in a row that bring all radii and rates together no nearer, after which no more is tried: a layer that
+oscillates needs three to be left where it was nearest. Where a goal was still reached, no more than 11 sweeps were."""
 
 
 class Attempt:
@@ -107,7 +107,15 @@ class Fast:
         """Whether the layer that is next to be settled has come no nearer for some sweeps."""
 
     def sweep(self, report: RadiusReport) -> bool:
-        """Turn the knobs once; return whether anything moved.
+        """Turn the knobs once; return whether anything moved."""
+        moved = self._sweep(report)
+        still = set(range(len(self._couplings))) - {index for _, index in self._turned}
+        for index in still:  # what its radii do until it is turned again, others have done
+            self._couplings[index].forget()
+        return moved
+
+    def _sweep(self, report: RadiusReport) -> bool:
+        """Go through the layers.
 
         From the input up, a layer that is where it should be is held, as long as all below it are: radii of a layer
         depend on what is below, so that a held one stays, and the layers above settle one after the other.
@@ -126,10 +134,9 @@ class Fast:
                 wrong = {dial.kind for dial in mine if self._is_wrong(dial)}
                 attempt.note(self._error(index, rate, mine), wrong, self._goal.knobs[index])
                 self.stalled = attempt.failures >= _STALLED
-                patience = _CREEPING if math.isnan(rate) else _PATIENCE
-                if attempt.failures > patience and (moved := self._try_otherwise(index, dials, rate)):
+                if attempt.failures > _patience(rate) and (moved := self._try_otherwise(index, dials, rate)):
                     return moved
-            if not held:
+            if not held and index not in self._given_up:
                 moved |= self._turn_layer(index, rate, mine)
             if rate == 0 and moved:
                 # Nothing arrives above a silent layer: readings there mean nothing, if it may still wake.
@@ -219,17 +226,17 @@ class Fast:
         """Turn the knobs of a layer: those of its two radii together, unless the threshold has turned for the rate."""
         coupling, known = self._couplings[index], None
         near = bool(dials) and self._error(index, math.nan, dials) <= _FAR
-        apart = self._turn_threshold(index, rate, near)
+        for_rate = self._turn_threshold(index, rate, near)
         both = len(dials) == 2 and all(0 < dial.radius < math.inf for dial in dials)
         if both:
             depth, time = dials
             known = coupling.steps(
                 (math.log(depth.radius), math.log(time.radius)), (math.log(depth.target), math.log(time.target))
             )
-        moved = apart
+        moved = for_rate
         for place, dial in enumerate(dials):
-            moved |= self._turn(dial, rate, None if known is None or apart else known[place])
-        if both and not apart:
+            moved |= self._turn(dial, rate, None if known is None or for_rate else known[place])
+        if both and not for_rate:
             coupling.note((self._turned.get((depth.kind, index), 0.0), self._turned.get((time.kind, index), 0.0)))
         else:
             coupling.forget()
@@ -321,15 +328,20 @@ class Fast:
         self._secants = {key: secant for key, secant in self._secants.items() if key[1] != layer}
 
 
+def _patience(rate: float) -> int:
+    return _CREEPING if math.isnan(rate) else _PATIENCE
+
+
 def run(goal: Goal, meter: Meter, max_sweeps: int) -> Iterator[tuple[RadiusReport, list[Dial]]]:
     """Sweep until the goal is reached, no knob moves, nothing has helped for long, or ``max_sweeps`` are spent.
 
-    Yield a report, with the dials that count, before every sweep, and the last. The first and the last report are full,
-    as is any after one that found the goal not quite reached; others leave out what has not moved since the one before.
+    Yield a report, with the dials that count, before every sweep, and the last. The first report is full, the last is
+    where something has helped, and so is any after one that found the goal not quite reached; others leave out what has
+    not moved since the one before.
     """
     procedure = Fast(goal)
     full, report = True, None
-    nearest, since = math.inf, 0
+    nearest, since = FARTHEST, 0
     for index in range(max_sweeps):
         effort = FULL if full else _WHILE_STALLED if procedure.stalled else _ON_THE_WAY
         report = meter.report(effort, report, procedure.held)
@@ -339,7 +351,7 @@ def run(goal: Goal, meter: Meter, max_sweeps: int) -> Iterator[tuple[RadiusRepor
         yield report, dials
         distance = goal.distance(report, dials)
         nearest, since = (distance, 0) if distance < nearest else (nearest, since + 1)
-        if procedure.is_done(report) or since > _HOPELESS:
+        if procedure.is_done(report) or since >= _HOPELESS * max(map(_patience, report.rates.tolist())):
             return
         if not procedure.sweep(report):
             if full:

@@ -13,9 +13,11 @@ from lsc_snn.measure import RadiusReport
 from lsc_snn.theory import Target
 
 _SILENT = 1e-4
-"""A rate below this share of the lowest wanted counts as this share of it; and so does a radius, of its target."""
-_DEAD = 1e3
-"""What a radius of 0 adds to a distance: more than all others of a network could."""
+"""A rate below this share of the lowest wanted counts as this share of it."""
+Distance = tuple[float, float]
+"""How many transitions are dead, and the sum in log of how far the others and the rates are from where they should be.
+Of two, the one with fewer dead transitions is the smaller."""
+FARTHEST: Distance = (math.inf, math.inf)
 _ABOVE_FLOOR = 1.05
 """A radius that cannot fall to its target goes this near to its floor, or stays where it is if it is nearer or below:
 recurrent weights would just vanish, or grow without end."""
@@ -106,17 +108,17 @@ class Goal:
         rates = max((1 + value for value in self._movable_excess(report) if value), default=0.0)
         return math.inf if math.isnan(radii) else max(radii, rates)
 
-    def distance(self, report: RadiusReport, dials: Iterable[Dial]) -> float:
-        """Return the distance from the goal, in log: the sum over given dials, and rates that a threshold moves.
+    def distance(self, report: RadiusReport, dials: Iterable[Dial]) -> Distance:
+        """Return the distance from the goal, of given dials and of rates that a threshold moves.
 
-        What cannot be helped does not hide the others, as it would in ``badness``; but the fewer transitions are dead,
-        the nearer is a model. It is inf where a radius overflows.
+        What cannot be helped does not hide the others, as it would in ``badness``. It is ``FARTHEST`` where a radius
+        overflows.
         """
         ratios = [dial.radius / dial.target for dial in dials]
         if not all(ratio < math.inf for ratio in ratios):
-            return math.inf
-        apart = (abs(math.log(max(ratio, _SILENT))) if ratio else _DEAD for ratio in ratios)
-        return sum(self._movable_excess(report)) + sum(apart)
+            return FARTHEST
+        errors = [abs(math.log(ratio)) for ratio in ratios if ratio]
+        return len(ratios) - len(errors), sum(errors) + sum(self._movable_excess(report))
 
     def _movable_excess(self, report: RadiusReport) -> list[float]:
         """Return how far, in log, each rate lies outside the band that a threshold could bring back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_MAX_STEP = math.log(3.0)
+MAX_STEP = math.log(3.0)
 """Largest change of a knob in one sweep. At 4, layers whose input still grows overshoot into a scale at which few
 potentials lie in the surrogate's window, and radii are rough."""
 _SHORT_STEP = math.log(1.5)
@@ -34,8 +34,9 @@ class Secant:
         self._last: float | None = None
         self._moved = 0.0
         self._idle = 0
+        self._alone = True
         self.followed = True
-        """Whether the reading followed the last move that was large enough to tell."""
+        """Whether the reading followed the last move; True where that says nothing."""
 
     @property
     def stuck(self) -> bool:
@@ -45,20 +46,21 @@ class Secant:
     def step(self, reading: float, goal: float, damping: float = 1.0, known: float | None = None) -> float:
         """Return the change of the log knob that should bring the log ``reading`` to ``goal``, or a share of it.
 
-        Where the change is ``known`` from elsewhere it is taken, up to the largest.
+        Where the change is ``known`` from elsewhere it is taken, up to the largest. From the reading after it, which
+        other knobs moved as well, nothing follows.
         """
-        longest = _MAX_STEP
-        if self._last is not None and abs(self._moved) > 1e-3:
+        longest, self.followed = MAX_STEP, True
+        if self._last is not None and self._alone and abs(self._moved) > 1e-3:
             slope = self._sign * (reading - self._last) / self._moved
             self._idle = self._idle + 1 if abs(self._moved) > _IDLE[1] and abs(slope) < _IDLE[2] else 0
             if abs(self._moved) > _IDLE[1]:
                 self.followed = abs(slope) >= _FOLLOWS
             # A reading also moves with the other knobs: half of the old slope is kept, and bounds hold it positive.
             self._slope = min(max(0.5 * (self._slope + slope), _SLOPES[0]), _SLOPES[1])
-            longest = _SHORT_STEP if slope < 0 and known is None else _MAX_STEP
+            longest = _SHORT_STEP if slope < 0 and known is None else MAX_STEP
         wanted = self._sign * (goal - reading) / self._slope if known is None else known
         step = damping * min(max(wanted, -longest), longest)
-        self._last, self._moved = reading, step
+        self._last, self._moved, self._alone = reading, step, known is None
         return step
 
     def forget(self) -> None:
@@ -106,7 +108,7 @@ class RateDial:
         ``ready``: all below the layer has settled; ``near``: its radii are near their targets, where a rate at the low
         end of its band does no harm, and a move would.
         """
-        if not self.wants(rate) or (near and self._band[0] <= rate < self._low):
+        if not self.wants(rate) or (near and self._inside(rate) and rate < self._low):
             self._moved = 0.0
             return 0.0
         if ready and self._inside(rate):
