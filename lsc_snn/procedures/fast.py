@@ -40,8 +40,8 @@ _HOLD = 0.8
 _ARRIVING = ("encoder", "depth")
 """The kinds of transition whose knob is in front of the potentials."""
 _HOPELESS = 4
-"""Patiences in a row that bring all radii and rates together no nearer, after which no more is tried: a layer that
-oscillates needs three to be left where it was nearest. Where a goal was still reached, no more than 11 sweeps were."""
+"""Patiences in a row that bring all radii and rates together no nearer and settle no more layers, after which no more
+is tried: a layer that oscillates needs three to be left where it was nearest."""
 
 
 class Attempt:
@@ -105,6 +105,11 @@ class Fast:
         """Layers, from the input up, that the last sweep left alone."""
         self.stalled = False
         """Whether the layer that is next to be settled has come no nearer for some sweeps."""
+
+    @property
+    def settled(self) -> int:
+        """Layers among the held ones that are where they should be."""
+        return self.held - sum(layer < self.held for layer in self._given_up)
 
     def sweep(self, report: RadiusReport) -> bool:
         """Turn the knobs once; return whether anything moved."""
@@ -341,7 +346,7 @@ def run(goal: Goal, meter: Meter, max_sweeps: int) -> Iterator[tuple[RadiusRepor
     """
     procedure = Fast(goal)
     full, report = True, None
-    nearest, since = FARTHEST, 0
+    nearest, settled, since = FARTHEST, 0, 0
     for index in range(max_sweeps):
         effort = FULL if full else _WHILE_STALLED if procedure.stalled else _ON_THE_WAY
         report = meter.report(effort, report, procedure.held)
@@ -350,7 +355,8 @@ def run(goal: Goal, meter: Meter, max_sweeps: int) -> Iterator[tuple[RadiusRepor
         dials = goal.movable_dials(report)
         yield report, dials
         distance = goal.distance(report, dials)
-        nearest, since = (distance, 0) if distance < nearest else (nearest, since + 1)
+        since = 0 if distance < nearest or procedure.settled > settled else since + 1
+        nearest, settled = min(nearest, distance), max(settled, procedure.settled)
         if procedure.is_done(report) or since >= _HOPELESS * max(map(_patience, report.rates.tolist())):
             return
         if not procedure.sweep(report):
