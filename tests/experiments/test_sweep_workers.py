@@ -102,6 +102,7 @@ def test_a_run_that_always_dies_fails_alone(spawned, recordings, tmp_path, monke
 
 
 PROGRAM = """
+import signal
 import sys
 from pathlib import Path
 from lsc_snn.experiments.sweep_run import run_sweep
@@ -112,6 +113,7 @@ def tell(event, done, total):
     print(*pool.processes, flush=True)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
     folder = Path(sys.argv[2])
     pool = LocalPool(folder, None, workers=2)
     train = {"epochs": 12, "batch_size": 8}
