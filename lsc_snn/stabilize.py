@@ -40,7 +40,7 @@ class StabilizeReport:
     seconds: float
     history: tuple[RadiusReport, ...]
     """The report before each sweep, in order, and the last. With ``fast``, those in between are measured more roughly,
-    and radii of what has not moved are those of the report before."""
+    as is the last of a run that nothing helped, and radii of what has not moved are those of the report before."""
     reasons: tuple[str, ...]
     """One line for each transition and rate that is not where it should be: layer, what, and why."""
 

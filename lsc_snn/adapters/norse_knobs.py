@@ -26,7 +26,7 @@ def depth(module: Any) -> Knob | None:
 
 
 def time(module: Any) -> Knob | None:
-    """Return the knob of recurrent weights and decays; recurrent weights alone raise the radius, if they can."""
+    """Return the knob of recurrent weights and decays; upwards decays go no farther than now, if weights can."""
     recurrent = multiplied([_parameter(module, "recurrent_weights")])
     # Slower neurons also hand less of their input up, so that depth and time radius could not both be large: where
     # recurrent weights can raise the radius, decays come back up to where they were, and no farther.
@@ -66,8 +66,7 @@ def _decays(level: Any, dt: float, kept: bool) -> Knob | None:
     """
     rates = list(_moved_rates(level))
     driven, gain, upstroke = (_parameter(level, name) for name in (_DRIVEN, _GAIN, _UPSTROKE))
-    decays = [_decay(rate, dt) for rate in rates]
-    slowest = [decay.abs() if kept else torch.full_like(decay, _SLOWEST) for decay in decays]
+    slowest = [_decay(rate, dt).abs() if kept else torch.full_like(_decay(rate, dt), _SLOWEST) for rate in rates]
     widest = upstroke.detach() / _height(level) if kept and upstroke is not None else 1.0
 
     @torch.no_grad()

@@ -33,7 +33,7 @@ class Coupling:
         self._believed = False
 
     def steps(self, readings: Pair, goals: Pair) -> Pair | None:
-        """Return the changes of the log knobs that should bring both log radii to their goals.
+        """Return the changes of the log knobs that should bring both log radii to their goals, or a share of both.
 
         None where the slopes did not foretell the last change, say that the knobs can hardly be told apart, or that a
         radius falls as its own knob rises: past the scale at which it is largest, a step by them leads away.

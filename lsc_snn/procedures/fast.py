@@ -35,8 +35,6 @@ _ALIKE = 0.2
 """Relative difference up to which the radii of two layers are alike, as those of one kind and size."""
 _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
-
-
 _ARRIVING = ("encoder", "depth")
 """The kinds of transition whose knob is in front of the potentials."""
 _HOPELESS = 4
@@ -340,9 +338,9 @@ def _patience(rate: float) -> int:
 def run(goal: Goal, meter: Meter, max_sweeps: int) -> Iterator[tuple[RadiusReport, list[Dial]]]:
     """Sweep until the goal is reached, no knob moves, nothing has helped for long, or ``max_sweeps`` are spent.
 
-    Yield a report, with the dials that count, before every sweep, and the last. The first report is full, the last is
-    where something has helped, and so is any after one that found the goal not quite reached; others leave out what has
-    not moved since the one before.
+    Yield a report, with the dials that count, before every sweep, and the last. Full are the first report, the last
+    (unless nothing has helped), and any after one that found the goal not quite reached; others leave out what has not
+    moved since the one before.
     """
     procedure = Fast(goal)
     full, report = True, None

@@ -46,8 +46,8 @@ class Secant:
     def step(self, reading: float, goal: float, damping: float = 1.0, known: float | None = None) -> float:
         """Return the change of the log knob that should bring the log ``reading`` to ``goal``, or a share of it.
 
-        Where the change is ``known`` from elsewhere it is taken, up to the largest. From the reading after it, which
-        other knobs moved as well, nothing follows.
+        Where the change is ``known`` from elsewhere it is taken. From the reading after it, which other knobs moved as
+        well, nothing follows.
         """
         longest, self.followed = MAX_STEP, True
         if self._last is not None and self._alone and abs(self._moved) > 1e-3:
@@ -57,9 +57,9 @@ class Secant:
                 self.followed = abs(slope) >= _FOLLOWS
             # A reading also moves with the other knobs: half of the old slope is kept, and bounds hold it positive.
             self._slope = min(max(0.5 * (self._slope + slope), _SLOPES[0]), _SLOPES[1])
-            longest = _SHORT_STEP if slope < 0 and known is None else MAX_STEP
-        wanted = self._sign * (goal - reading) / self._slope if known is None else known
-        step = damping * min(max(wanted, -longest), longest)
+            longest = _SHORT_STEP if slope < 0 else MAX_STEP
+        wanted = self._sign * (goal - reading) / self._slope
+        step = damping * (min(max(wanted, -longest), longest) if known is None else known)
         self._last, self._moved, self._alone = reading, step, known is None
         return step
 
