@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from lsc_snn.measure import RadiusReport
+from lsc_snn.measure import Mean, RadiusReport
 from lsc_snn.stabilize import StabilizeReport
 from lsc_snn.theory import Target
 
@@ -19,24 +19,26 @@ if TYPE_CHECKING:
 _NONE = "-"
 
 
-def radius_text(value: float, wanted: float | None, tolerance: float) -> Text:
-    """Return a radius as text, green within ``tolerance`` of what is wanted and red outside; 0 is called dead.
+def radius_text(radius: Mean, wanted: float | None, tolerance: float) -> Text:
+    """Return a radius as text, green within ``tolerance`` of what is wanted and red outside; a rough one is yellow.
 
-    >>> radius_text(0.0, None, 0.05).plain, radius_text(0.512, 0.5, 0.05).style
+    >>> radius_text(Mean(0.0, 0.0), None, 0.05).plain, radius_text(Mean(0.512, 0.01), 0.5, 0.05).style
     ('dead', 'green')
     """
-    word = "dead" if value == 0 else f"{value:.3f}"
+    value = radius.radius
+    if radius.rough:
+        return Text(str(radius), style="yellow")
     if wanted is None:
-        return Text(word, style="red" if value == 0 or not math.isfinite(value) else "")
-    return Text(word, style="green" if abs(value - wanted) <= tolerance else "red")
+        return Text(str(radius), style="red" if value == 0 or not math.isfinite(value) else "")
+    return Text(str(radius), style="green" if abs(value - wanted) <= tolerance else "red")
 
 
-def _rows(report: RadiusReport) -> Iterator[tuple[str, float | None, float | None, float | None]]:
+def _rows(report: RadiusReport) -> Iterator[tuple[str, Mean | None, Mean | None, float | None]]:
     """Yield (name, time radius, depth radius from below, rate): the layers, then the decoder where there is one."""
-    from_below = [report.encoder, *report.depth.tolist()]
-    yield from zip(report.names, report.time.tolist(), from_below, report.rates.tolist(), strict=True)
-    if not math.isnan(report.decoder):
-        yield "decoder", None, report.decoder, None
+    from_below = report.means("encoder", "depth")
+    yield from zip(report.names, report.means("time"), from_below, report.rates.tolist(), strict=True)
+    for mean in report.means("decoder"):
+        yield "decoder", None, mean, None
 
 
 def report_table(report: RadiusReport, title: str, target: Target | None = None, tolerance: float = 0.05) -> Table:
@@ -121,7 +123,7 @@ def _number(value: float, digits: int) -> str:
 
 
 def _cells(
-    name: str, time: float | None, depth: float | None, rate: float | None, target: Target | None, tolerance: float
+    name: str, time: Mean | None, depth: Mean | None, rate: float | None, target: Target | None, tolerance: float
 ) -> tuple[Text, Text, Text]:
     wanted_time = None if target is None else target.time
     wanted_depth = None if target is None else 1.0 if name == "decoder" else target.depth

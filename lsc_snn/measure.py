@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,33 @@ from lsc_snn.recording import undisturbed, unrolled
 from lsc_snn.spectral import METHODS, Method, radius
 from lsc_snn.trace import Call, Handled, handled_modules, replaced_forwards, trace
 
+ROUGH = 0.25
+"""Relative standard error of a mean radius above which it is rough: of 256 points, about 15 carry it."""
+
+
+class Mean(NamedTuple):
+    """A mean radius over the points of a transition."""
+
+    radius: float
+    error: float
+    """Its standard error, relative to it."""
+
+    @property
+    def rough(self) -> bool:
+        """Whether few points carry it."""
+        return self.error > ROUGH
+
+    def __str__(self) -> str:
+        """Return it to three places, with a sign in front where it is rough; or ``dead``."""
+        return "dead" if self.radius == 0 else f"{'~' * self.rough}{self.radius:.3f}"
+
 
 @dataclass(frozen=True)
 class RadiusReport:
     """Mean spectral radii over samples and time steps, and mean firing rates. ``print(report)`` shows a table.
 
-    A radius of 0 is a dead transition: no gradient passes at any recorded point. One of inf has overflowed.
+    A radius of 0 is a dead transition: no gradient passes at any recorded point. One of inf has overflowed. One that
+    the table shows as ~1.0 is a mean that few points carry, and would be another one on the next batch.
     """
 
     names: tuple[str, ...]
@@ -38,6 +59,10 @@ class RadiusReport:
     """Radius from the last layer to the output; NaN where the output has no time axis, so that there is none."""
     rates: Tensor
     """(L,) firing rate over valid steps, in spikes per unit and step; NaN for a layer that does not spike."""
+    errors: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Relative standard error of each radius as a mean over its points, by transition kind and layer name as in
+    ``entries``; empty where it is not known. Where potentials lie far apart, few of them are in the surrogate's window,
+    and most points have a radius of 0: above ``ROUGH`` the mean says little."""
 
     def entries(self) -> list[tuple[str, str, float]]:
         """Return (transition kind, layer name, radius) of every transition, input first."""
@@ -49,6 +74,11 @@ class RadiusReport:
                 rows.append(("time", name, float(self.time[index])))
         return rows if math.isnan(self.decoder) else [*rows, ("decoder", "output", self.decoder)]
 
+    def means(self, *kinds: str) -> list[Mean]:
+        """Return the mean radii of transitions of these kinds, input first."""
+        entries = [entry for entry in self.entries() if entry[0] in kinds]
+        return [Mean(value, self.errors.get((kind, name), 0.0)) for kind, name, value in entries]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings; radii that JSON cannot say (NaN, inf) as None and "inf"."""
         return {
@@ -58,18 +88,18 @@ class RadiusReport:
             "encoder": _plain(self.encoder),
             "decoder": _plain(self.decoder),
             "rates": [_plain(value) for value in self.rates.tolist()],
+            "errors": [_plain(self.errors.get((kind, name), math.nan)) for kind, name, _ in self.entries()],
         }
 
     def __str__(self) -> str:
         """Return a table: one line a layer, its depth transition being that from below (the encoder, for the first)."""
         width = max(len("decoder"), *(len(name) for name in self.names))
         lines = [f"{'layer':<{width}}  {'time':>8}  {'depth':>8}  {'rate':>8}"]
-        from_below = [self.encoder, *self.depth.tolist()]
-        times = [_cell(time) for time in self.time.tolist()] or [" " * 8] * len(self.names)
+        from_below = self.means("encoder", "depth")
+        times = [str(mean) for mean in self.means("time")] or [""] * len(self.names)
         for name, time, depth, rate in zip(self.names, times, from_below, self.rates.tolist(), strict=True):
-            lines.append(f"{name:<{width}}  {time}  {_cell(depth)}  {_rate_cell(rate)}")
-        if not math.isnan(self.decoder):
-            lines.append(f"{'decoder':<{width}}  {'':>8}  {_cell(self.decoder)}")
+            lines.append(f"{name:<{width}}  {time:>8}  {depth!s:>8}  {_rate_cell(rate)}")
+        lines += [f"{'decoder':<{width}}  {'':>8}  {mean!s:>8}" for mean in self.means("decoder")]
         return "\n".join(lines)
 
 
@@ -77,10 +107,6 @@ def _plain(value: float) -> float | str | None:
     if math.isnan(value):
         return None
     return value if math.isfinite(value) else "inf"
-
-
-def _cell(value: float) -> str:
-    return f"{'dead':>8}" if value == 0 else f"{value:8.3f}"
 
 
 def _rate_cell(rate: float) -> str:
@@ -139,35 +165,50 @@ def report_of(
     decoder if it is the ``same_decoder``.
     """
 
-    def mean_radius(transition: Transition) -> float:
+    def mean_radius(transition: Transition) -> Mean:
         generator = torch.Generator().manual_seed(seed)
         block = square(transition, generator)
-        return float(radius(block, method=method, num_matvecs=num_matvecs, generator=generator).double().mean())
+        return mean_of(radius(block, method=method, num_matvecs=num_matvecs, generator=generator))
 
     timed = [layer for layer in grid.layers if layer.memory]  # all, or none
-    depth, time = list[float](), list[float]()
+    depth, time = list[Mean](), list[Mean]()
     if earlier is not None:
-        depth, time = [earlier.encoder, *earlier.depth.tolist()][:held], earlier.time.tolist()[:held]
+        depth, time = earlier.means("encoder", "depth")[:held], earlier.means("time")[:held]
     depth += [mean_radius(layer.depth()) for layer in grid.layers[len(depth) :]]
     time += [mean_radius(layer.time()) for layer in timed[len(time) :]]
     if grid.decoder is None:
-        decoder = math.nan
+        decoder = None
     elif earlier is not None and same_decoder:
-        decoder = earlier.decoder
+        decoder = earlier.means("decoder")[0]
     else:
         decoder = mean_radius(grid.decoder.transition())
     return report_from(grid, time, depth, decoder)
 
 
-def report_from(grid: Grid, time: list[float], depth: list[float], decoder: float) -> RadiusReport:
+def mean_of(radii: Tensor) -> Mean:
+    """Return the mean of the radii of the points of a transition, with its relative standard error."""
+    values = radii.detach().double()
+    mean, count = float(values.mean()), len(values)
+    spread = float(values.std()) if count > 1 else 0.0
+    return Mean(mean, spread / math.sqrt(count) / mean if 0 < mean < math.inf else 0.0)
+
+
+def report_from(grid: Grid, time: list[Mean], depth: list[Mean], decoder: Mean | None) -> RadiusReport:
     """Return the report of a grid with these mean radii; the first of ``depth`` is the encoder's."""
+    names = tuple(layer.name for layer in grid.layers)
+    kinds = ["encoder", *["depth"] * (len(names) - 1)]
+    errors = {(kind, name): mean.error for kind, name, mean in zip(kinds, names, depth, strict=True)}
+    errors |= {("time", name): mean.error for name, mean in zip(names, time, strict=bool(time))}
+    if decoder is not None:
+        errors["decoder", "output"] = decoder.error
     return RadiusReport(
-        names=tuple(layer.name for layer in grid.layers),
-        time=_column(time),
-        depth=_column(depth[1:]),
-        encoder=depth[0],
-        decoder=decoder,
+        names=names,
+        time=_column([mean.radius for mean in time]),
+        depth=_column([mean.radius for mean in depth[1:]]),
+        encoder=depth[0].radius,
+        decoder=math.nan if decoder is None else decoder.radius,
         rates=_column([layer.rate for layer in grid.layers]),
+        errors=errors,
     )
 
 

@@ -13,6 +13,7 @@ from lsc_snn.adapters.own import SpikingAdapter
 from lsc_snn.knobs import Knobs
 from lsc_snn.procedures.fast import Fast, run
 from lsc_snn.procedures.goal import FARTHEST, FULL, Effort, Goal
+from lsc_snn.procedures.secant import WAKE
 
 
 def test_a_spiking_layer_that_keeps_failing_starts_again_at_a_small_scale_and_another_does_not():
@@ -38,7 +39,47 @@ def test_a_threshold_goes_with_the_weights_before_it_as_long_as_the_radius_follo
     sweep(0.25, 0.1)
     sweep(0.25, 0.1)
     assert depth.factors == pytest.approx([2.0, 2.0 ** (1 / 0.7)])
-    assert threshold.factors == pytest.approx([2.0])
+    assert threshold.value.item() == pytest.approx(1.0)  # where it would be, had the weights gone alone
+
+
+def test_the_threshold_of_the_first_layer_catches_up_where_weights_alone_do_not_raise_the_radius():
+    depth, time, threshold = Dummy(), Dummy(), Dummy()
+    procedure = fast(depth, time, threshold.knob)
+    procedure.sweep(report(0.5, 0.25, 0.1))
+    assert threshold.value.item() == 1.0
+    procedure.sweep(report(0.5, 0.24, 0.2))
+    assert threshold.value.item() == pytest.approx(depth.value.item())
+
+
+def rough(time, depth, rate):
+    return replace(report(time, depth, rate), errors={("encoder", "a"): 0.5})
+
+
+def test_a_layer_that_goes_astray_goes_back_to_where_it_was_nearest_and_stays_once_no_way_is_left():
+    depth, time, threshold = Dummy(), Dummy(), Dummy()
+    procedure = fast(depth, time, threshold.knob)
+    procedure.sweep(report(0.5, 0.2, 0.1))
+    assert depth.value.item() > 1
+    procedure.sweep(rough(0.5, 0.45, 0.1))  # nearer, if it were to be believed
+    assert (depth.value.item(), threshold.value.item()) == (1.0, 1.0)
+    procedure.sweep(report(0.5, 0.2, 0.1))  # now weights and threshold together
+    assert threshold.value.item() == pytest.approx(depth.value.item()) != 1.0
+    procedure.sweep(rough(0.5, 0.45, 0.1))
+    assert (depth.value.item(), threshold.value.item()) == (1.0, 1.0)
+    assert procedure.is_done(report(0.5, 0.2, 0.1))  # nothing is left to be done about it
+
+
+def test_a_rough_radius_below_its_target_is_brought_to_a_smaller_scale_and_a_silent_one_is_not():
+    for rate, factor in ((0.1, WAKE), (math.nan, 2.0)):
+        depth, time = Dummy(), Dummy()
+        fast(depth, time).sweep(rough(0.5, 0.25, rate))
+        assert depth.factors == pytest.approx([factor])
+
+
+def test_a_rough_radius_at_its_target_is_not_there():
+    procedure = fast(Dummy(), Dummy())
+    assert procedure.is_done(report(0.5, 0.5, 0.1))
+    assert not procedure.is_done(rough(0.5, 0.5, 0.1))
 
 
 def test_a_knob_that_takes_the_threshold_along_by_itself_does_so_once():
@@ -72,7 +113,7 @@ def test_the_threshold_of_the_first_layer_goes_with_its_weights_down_alone():
         assert threshold.factors == pytest.approx(factors)
 
 
-def test_a_radius_that_stays_while_the_threshold_also_turns_for_the_rate_sets_no_layer_apart():
+def test_a_radius_that_stays_while_the_threshold_also_turns_for_the_rate_changes_no_way():
     depth, threshold = Dummy(), Dummy()
     sweep = above_a_layer_that_is_right(depth.knob, threshold)
     sweep(0.25, 0.4)  # too often active: the threshold rises with the weights, and for the rate
@@ -82,7 +123,7 @@ def test_a_radius_that_stays_while_the_threshold_also_turns_for_the_rate_sets_no
     assert threshold.factors[-1] > 1
 
 
-def test_a_radius_that_the_other_knob_held_in_place_sets_no_layer_apart():
+def test_a_radius_that_the_other_knob_held_in_place_changes_no_way():
     """The slopes foretell that depth stays while the time knob turns too: that is no sign that it does not follow."""
     depth, time, threshold = Dummy(), Dummy(), Dummy()
     procedure = fast(depth, time, threshold.knob)
@@ -93,7 +134,7 @@ def test_a_radius_that_the_other_knob_held_in_place_sets_no_layer_apart():
         procedure.sweep(report(*radii.exp().flip(0).tolist(), 0.1))
         turned = torch.cat([depth.value, time.value]).detach().log()
         radii, before = radii + slopes @ (turned - before), turned
-    assert not procedure._apart
+    assert not procedure._companions[0]._alone
 
 
 def test_a_layer_that_was_led_away_for_its_rate_is_not_led_the_same_way_again():
@@ -130,8 +171,8 @@ def test_the_threshold_of_a_layer_that_was_given_up_stays():
 def test_a_restart_takes_the_threshold_of_a_spiking_layer_along():
     depth, time, threshold = Dummy(), Dummy(), Dummy()
     procedure = fast(depth, time, threshold.knob)
-    for index in range(6):
-        procedure.sweep(report(0.5, 0.1 - 0.09 * (index % 2), 0.1))
+    for index in range(6):  # a rate that rises: it is not because of the threshold that the radius does not follow
+        procedure.sweep(report(0.5, 0.1 - 0.09 * (index % 2), 0.05 * 1.25**index))
     assert (depth.factors[-1], threshold.factors[-1]) == pytest.approx((1 / 8, 1 / 8))
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from cases import normal, seeded
 from lsc_snn import ALIF, LI, LIF, EventBatch, Network, NetworkConfig, gradient_profile, measure
-from lsc_snn.measure import RadiusReport
+from lsc_snn.measure import Mean, RadiusReport, mean_of
 from lsc_snn.surrogate import Rectangular
 from lsc_snn.trace import trace
 from reference import drive, make_layer, radii, run_by_steps
@@ -151,6 +152,26 @@ def test_a_silent_network_is_dead_not_an_error():
     assert "dead" in str(report)
 
 
+def test_errors_are_those_of_means_over_points_and_a_rough_one_shows():
+    report = measure(network(), drive().float(), method="exact")
+    grid = trace(network(), drive().float())
+    radii = torch.linalg.eigvals(grid.layers[1].time().to_dense()).abs().amax(-1)
+    assert report.errors["time", "layers.1"] == pytest.approx(float(radii.std() / len(radii) ** 0.5 / radii.mean()))
+    assert set(report.errors) == {(kind, name) for kind, name, _ in report.entries()}
+    rough = replace(report, errors={**report.errors, ("encoder", "layers.0"): 0.3})
+    assert f"~{report.encoder:.3f}" in str(rough)
+    assert "~" not in str(report)
+
+
+def test_the_error_of_a_mean_over_one_point_or_of_a_dead_one_is_zero():
+    assert mean_of(torch.tensor([0.7])) == Mean(pytest.approx(0.7), 0.0)
+    assert mean_of(torch.zeros(4)) == Mean(0.0, 0.0)
+    one_of_many = mean_of(torch.tensor([1.0] + [0.0] * 63))
+    assert one_of_many.error == pytest.approx(1.0)
+    assert one_of_many.rough
+    assert mean_of(torch.tensor([1.0] * 32 + [0.0] * 32)).rough is False
+
+
 def test_a_report_prints_a_table_and_is_plain_json():
     column, rates = torch.tensor([[1.0, math.inf], [0.1, 0.2]], dtype=torch.float64)
     report = RadiusReport(("a", "b"), column, torch.tensor([0.0]), 0.25, math.nan, rates)
@@ -161,6 +182,7 @@ def test_a_report_prints_a_table_and_is_plain_json():
         "encoder": 0.25,
         "decoder": None,
         "rates": [0.1, 0.2],
+        "errors": [None] * 4,
     }
     lines = [line.split() for line in str(report).splitlines()]
     assert lines == [

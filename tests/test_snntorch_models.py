@@ -248,7 +248,8 @@ def test_time_knobs_multiply_the_decays_and_keep_them_below_one(factor):
     )
     recurrent = neuron.recurrent.weight.detach().clone()
     knobs(neuron).time.turn(factor)
-    torch.testing.assert_close(neuron.alpha.detach(), torch.tensor(0.6 * factor).clamp(max=DECAY_MAX))
+    # Beta is the slowest: alpha goes up no farther than it was.
+    torch.testing.assert_close(neuron.alpha.detach(), torch.tensor(0.6 * min(factor, 1.0)))
     torch.testing.assert_close(neuron.beta.detach(), (betas.clamp(0, 1) * factor).clamp(max=DECAY_MAX))
     torch.testing.assert_close(neuron.recurrent.weight.detach(), factor * recurrent)
     knobs(neuron).threshold.turn(factor)
@@ -257,6 +258,15 @@ def test_time_knobs_multiply_the_decays_and_keep_them_below_one(factor):
     before = torch.exp(-1 / module.tau.detach())
     knobs(module).time.turn(factor)
     torch.testing.assert_close(torch.exp(-1 / module.tau.detach()), (before * factor).clamp(max=DECAY_MAX))
+    faster = snn.Synaptic(0.9, 0.5, learn_alpha=True, learn_beta=True)
+    knobs(faster).time.turn(factor)
+    assert float(faster.alpha.detach()) == pytest.approx(min(0.9 * factor, DECAY_MAX))
+    assert float(faster.beta.detach()) == pytest.approx(0.5 * min(factor, 1.0))
+    faster.alpha.requires_grad_(False)
+    knob = knobs(faster).time
+    knob.turn(0.5)
+    knob.turn(3.0)  # now the radius is that of beta
+    assert float(faster.beta.detach()) == pytest.approx(min(0.75 * min(factor, 1.0), DECAY_MAX))
     for fixed in (snn.Leaky(0.9), snn.Alpha(0.9, 0.8, learn_beta=True), snn.Lapicque(0.9, learn_beta=True)):
         assert knobs(fixed).time is None
         assert knobs(fixed).threshold is None

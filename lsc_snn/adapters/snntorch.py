@@ -88,8 +88,11 @@ class NeuronAdapter(StepAdapter):
     def time_knob(self, module: Any) -> Knob | None:
         """Return what moves the time radius."""
         recurrent = getattr(module, "recurrent", None)
-        decays = _decays([_parameter(module, name) for name in self._decays], lambda raw: raw.clamp(0, 1), lambda d: d)
-        return together(multiplied([_parameter(recurrent, "weight"), _parameter(recurrent, "V")]), decays)
+        found = [_parameter(module, name) for name in self._decays]
+        decays = sorted((decay for decay in found if decay is not None), key=_learnable_and_slow)
+        slowest = _decays(decays[-1:], _bounded, lambda decay: decay)
+        others = [_kept_decay(decay) for decay in decays[:-1]]
+        return together(multiplied([_parameter(recurrent, "weight"), _parameter(recurrent, "V")]), slowest, *others)
 
 
 class SLSTMAdapter(NeuronAdapter):
@@ -288,6 +291,24 @@ def _decays(
 ) -> Knob | None:
     """Return the knob that multiplies the decays behind raw parameters, within bounds; None without any."""
     return changed(parameters, lambda p, factor: raw((decay(p.double()) * factor).clamp(DECAY_MIN, DECAY_MAX)))
+
+
+def _bounded(decay: Tensor) -> Tensor:
+    return decay.detach().clamp(0, 1)
+
+
+def _learnable_and_slow(decay: nn.Parameter) -> tuple[bool, float]:
+    return decay.requires_grad, float(_bounded(decay).max())
+
+
+def _kept_decay(parameter: nn.Parameter) -> Knob | None:
+    """Return the knob that multiplies a decay that is not the slowest: up, no farther than where it is now.
+
+    The slowest one makes the radius. With both near 1 the potential would be a sum over sums of the input: the gradient
+    grows from step to step though the radius is 1, and few potentials stay near the threshold.
+    """
+    most = _bounded(parameter)
+    return _decays([parameter], _bounded, lambda decay: decay.minimum(most))
 
 
 def _forget_gates(biases: Sequence[nn.Parameter | None], size: int) -> Knob | None:

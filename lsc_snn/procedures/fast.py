@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from torch import Tensor, nn
-
-from lsc_snn._kept import restore, snapshot
 from lsc_snn.knobs import Knob, Knobs, movable
 from lsc_snn.measure import RadiusReport
+from lsc_snn.procedures.attempt import Attempt
+from lsc_snn.procedures.companion import Companion
 from lsc_snn.procedures.coupling import Coupling
 from lsc_snn.procedures.goal import FARTHEST, FULL, Dial, Effort, Goal
 from lsc_snn.procedures.meter import Meter
@@ -42,45 +41,6 @@ _HOPELESS = 4
 is tried: a layer that oscillates needs three to be left where it was nearest."""
 
 
-class Attempt:
-    """What a layer has tried: how near it came to its goal, with which parameters, and the sweeps since then."""
-
-    def __init__(self) -> None:
-        self.error, self.failures = math.inf, 0
-        self.damping = 1.0
-        """Share of its steps that a layer takes."""
-        self.restarted = False
-        self.wrong: set[str] = set()
-        """The kinds of its transitions that were not right where it came nearest."""
-        self._first_error = math.inf
-        self._kept: list[tuple[nn.Parameter, Tensor]] = []
-        self._first: list[tuple[nn.Parameter, Tensor]] = []
-
-    def note(self, error: float, wrong: set[str], knobs: Knobs) -> None:
-        """Take note of how far the layer is from its goal, in log, and in which transitions, as its knobs are."""
-        self.failures += 1
-        if error < self.error or not self._kept:
-            self._kept = snapshot(parameter for knob in knobs if knob for parameter in knob.parameters)
-            self.error, self.wrong, self.failures = error, wrong, 0
-
-    def back(self) -> None:
-        """Return to the parameters that came nearest, and start counting anew."""
-        restore(self._kept)
-        self.failures = 0
-
-    def start_again(self) -> None:
-        """Return to the parameters that came nearest, and forget how near that was until the layer is given up."""
-        self.back()
-        if self.error < self._first_error:
-            self._first_error, self._first = self.error, self._kept
-        self.error, self._kept, self.damping = math.inf, [], 1.0
-
-    def give_up(self) -> None:
-        """Return to the parameters that came nearest, before or after the second start; there is no third."""
-        restore(self._first if self._first_error < self.error else self._kept)
-        self.failures, self.restarted = 0, True
-
-
 class Fast:
     """One run of the procedure: ``sweep`` takes a report of the model as it is and turns its knobs."""
 
@@ -91,10 +51,7 @@ class Fast:
         self._rates = [RateDial(goal.rate_band) for _ in goal.knobs]
         self._attempts = [Attempt() for _ in goal.knobs]
         self._given_up: set[int] = set()
-        self._along: set[int] = set()
-        """Layers whose threshold went with the weights before it when these were last turned."""
-        self._apart: set[int] = set()
-        """Layers whose radius does not follow if weights and threshold go together."""
+        self._companions = [Companion(first=index == 0) for index in range(len(goal.knobs))]
         self._first: list[Dial] = []
         """The dials of the first report."""
         self._turned: dict[tuple[str, int], float] = {}
@@ -115,6 +72,7 @@ class Fast:
         still = set(range(len(self._couplings))) - {index for _, index in self._turned}
         for index in still:  # what its radii do until it is turned again, others have done
             self._couplings[index].forget()
+            self._companions[index].forget()
         return moved
 
     def _sweep(self, report: RadiusReport) -> bool:
@@ -124,7 +82,7 @@ class Fast:
         depend on what is below, so that a held one stays, and the layers above settle one after the other.
         """
         moved, held, self.stalled = False, True, False
-        dials, self.held = self._free(report), len(report.names)
+        dials, self.held = self.free(report), len(report.names)
         self._first = self._first or self._goal.dials(report)
         self._turned.clear()
         for index, rate in enumerate(report.rates.tolist()):
@@ -137,6 +95,10 @@ class Fast:
                 wrong = {dial.kind for dial in mine if self._is_wrong(dial)}
                 attempt.note(self._error(index, rate, mine), wrong, self._goal.knobs[index])
                 self.stalled = attempt.failures >= _STALLED
+                if not self._is_astray(index, rate, mine):
+                    attempt.smooth = True
+                elif attempt.smooth:
+                    return self._turn_back(index)
                 if attempt.failures > _patience(rate) and (moved := self._try_otherwise(index, dials, rate)):
                     return moved
             if not held and index not in self._given_up:
@@ -151,24 +113,35 @@ class Fast:
         return moved
 
     def _is_right(self, index: int, rate: float, dials: list[Dial]) -> bool:
-        if self._rate_error(index, rate):
+        if self._rate_error(index, rate) or any(dial.rough for dial in dials):
             return False
         return all(dial.error <= _HOLD * self._goal.tolerance for dial in dials)
 
     def _is_wrong(self, dial: Dial) -> bool:
-        return not dial.error <= self._goal.tolerance  # a radius that is NaN is wrong, too
+        return dial.rough or not dial.error <= self._goal.tolerance  # a radius that is NaN is wrong, too
 
     def _error(self, index: int, rate: float, dials: list[Dial]) -> float:
         """Return how far a layer is from its goal, in log."""
-        errors = [
-            abs(math.log(dial.radius / dial.target)) if 0 < dial.radius < math.inf else math.inf for dial in dials
-        ]
-        return max([*errors, self._rate_error(index, rate)])
+        return max([*(dial.distance for dial in dials), self._rate_error(index, rate)])
 
     def _rate_error(self, index: int, rate: float) -> float:
         """Return how far a rate is outside its band, in log, if a threshold may still mend that."""
         mended = movable(self._goal.knobs[index].threshold) and self._rates[index].wants(rate)
         return abs(self._goal.rate_excess(rate)) if mended else 0.0
+
+    def _is_astray(self, index: int, rate: float, dials: list[Dial]) -> bool:
+        """Say whether a layer spikes while few points carry its radii: most potentials lie outside the window."""
+        return self._rates[index].fires(rate) and any(dial.rough for dial in dials)
+
+    def _turn_back(self, index: int) -> bool:
+        """Go back to where a layer was nearest: on from there the other way, if it is not the last one, or to stay."""
+        self._forget(index)
+        if self._companions[index].change():
+            self._attempts[index].back()
+        else:
+            self._attempts[index].give_up()
+            self._given_up.add(index)
+        return True
 
     def _try_otherwise(self, lowest: int, dials: list[Dial], rate: float) -> bool:
         """Do something else with a layer that comes no nearer; return whether anything moved.
@@ -211,19 +184,22 @@ class Fast:
         for dial in turned:
             if dial.knob is not None:
                 dial.knob.turn(_RESTART)
-                self._take_along(dial, math.log(_RESTART))
+                if dial.kind in _ARRIVING:
+                    self._accompany(dial, math.inf, math.log(_RESTART))
         return bool(turned)
 
     def is_done(self, report: RadiusReport) -> bool:
         """Say whether a report is at the goal, in all that a knob still moves."""
-        return self._goal.badness(report, [dial for dial in self._free(report) if movable(dial.knob)]) <= 1
+        return self._goal.badness(report, self.free(report)) <= 1
 
-    def _free(self, report: RadiusReport) -> list[Dial]:
-        """Return the dials of no given up layer whose knobs are not stuck, no target below what these knobs leave."""
+    def free(self, report: RadiusReport) -> list[Dial]:
+        """Return the dials that a knob still moves: those of no given up layer whose knobs are not stuck.
+
+        No target is below what these knobs leave.
+        """
         stuck = {key for key, secant in self._secants.items() if secant.stuck}
-        dials = [dial for dial in self._goal.dials(report) if dial.layer not in self._given_up]
-        dials = [dial for dial in dials if (dial.kind, dial.layer) not in stuck]
-        return [dial._replace(target=dial.attainable) for dial in dials]
+        dials = [dial for dial in self._goal.movable_dials(report) if dial.layer not in self._given_up]
+        return [dial for dial in dials if (dial.kind, dial.layer) not in stuck]
 
     def _turn_layer(self, index: int, rate: float, dials: list[Dial]) -> bool:
         """Turn the knobs of a layer: those of its two radii together, unless the threshold has turned for the rate."""
@@ -239,10 +215,13 @@ class Fast:
         moved = for_rate
         for place, dial in enumerate(dials):
             moved |= self._turn(dial, rate, None if known is None or for_rate else known[place])
-        if both and not for_rate:
-            coupling.note((self._turned.get((depth.kind, index), 0.0), self._turned.get((time.kind, index), 0.0)))
+        weights, decays = (self._turned.get((kind, index), 0.0) for kind in ("depth" if index else "encoder", "time"))
+        if both and self._turned.get(("threshold", index), 0.0) in (0.0, weights):
+            coupling.note((weights, decays))
         else:
             coupling.forget()
+        if abs(decays) > abs(weights):
+            self._companions[index].forget()  # those may have held the radius where it is
         return moved
 
     def _turn(self, dial: Dial, rate: float, known: float | None = None) -> bool:
@@ -250,48 +229,50 @@ class Fast:
             return False
         key = (dial.kind, dial.layer)
         secant = self._secants.setdefault(key, Secant())
-        if 0 < dial.radius < math.inf:
+        astray = dial.kind != "decoder" and self._is_astray(dial.layer, rate, [dial]) and dial.radius < dial.target
+        if 0 < dial.radius < math.inf and not astray:
             damping = 1.0 if dial.kind == "decoder" else self._attempts[dial.layer].damping
             step = secant.step(math.log(dial.radius), math.log(dial.target), damping, known)
-            if not secant.followed:
-                self._set_apart(dial)
+            if dial.kind in _ARRIVING:
+                self._make_up(dial, rate)
         elif rate == 0 and dial.radius == 0:
             secant.forget()
             return False  # the threshold is what moves
         else:
-            # Dead though it spikes (all potentials lie outside the surrogate's window) or overflowing: a smaller scale.
+            # Overflowing, or dead or nearly so though it spikes (most potentials lie outside the surrogate's window): a
+            # smaller scale.
             secant.forget()
             step = math.log(WAKE)
-            self._set_apart(dial)
         self._put(dial.knob, key, step)
         if dial.kind in _ARRIVING:
-            self._along.discard(dial.layer)
-            if self._rates[dial.layer].fires(rate):
-                self._take_along(dial, step)
+            self._accompany(dial, rate, step)
         return True
 
-    def _set_apart(self, dial: Dial) -> None:
-        """From now on turn no threshold along, if that was the last move and the radius of this dial did not follow."""
-        if dial.kind in _ARRIVING:
-            self._apart |= self._along & {dial.layer}
-
-    def _take_along(self, dial: Dial, step: float) -> None:
-        """Turn the threshold of a layer as its input weights were turned.
-
-        Potentials then keep their place between rest and threshold, and the layer its rate: weights alone would fill or
-        empty the surrogate's window while they change the radius, and the threshold would follow for many sweeps. Not
-        where that window is as wide as the threshold is high (sinabs): the radius would stay. And not up in the first
-        layer, whose input may come in bursts of counts: the larger both, the fewer potentials lie in the window.
-        """
-        if dial.kind not in _ARRIVING or dial.knob is None or dial.knob.bounded or dial.layer in self._apart:
-            return
-        if dial.kind == "encoder" and step > 0:
-            return
+    def _make_up(self, dial: Dial, rate: float) -> None:
+        """Turn the threshold to where it would be, had it gone the other way with the weights, if that was wrong."""
         threshold, name = self._goal.knobs[dial.layer].threshold, ("threshold", dial.layer)
-        if threshold is not None and movable(threshold) and math.exp(step) >= dial.knob.carries:
-            if name not in self._turned:  # else the radius also follows a turn for the rate
-                self._along.add(dial.layer)
-            self._put(threshold, name, step)
+        if threshold is not None:
+            due = self._companions[dial.layer].judge(dial.radius, rate)
+            turned = self._turned.get(name, 0.0)
+            if due * (due - turned) > 0:
+                self._put(threshold, name, due - turned)
+
+    def _accompany(self, dial: Dial, rate: float, step: float) -> None:
+        """Turn the threshold as the weights in front were turned, if there is one to turn and it should be."""
+        threshold, companion = self._goal.knobs[dial.layer].threshold, self._companions[dial.layer]
+        if threshold is None or not movable(threshold) or not self._can_accompany(dial, rate, step):
+            companion.forget()
+        elif companion.goes(step):
+            self._put(threshold, ("threshold", dial.layer), step)
+            companion.note(step, True, dial.radius, rate, self._turned["threshold", dial.layer])
+        else:
+            companion.note(step, False, dial.radius, rate, self._turned.get(("threshold", dial.layer), 0.0))
+
+    def _can_accompany(self, dial: Dial, rate: float, step: float) -> bool:
+        """Say whether potentials grow with the weights in front, reach the threshold, and do not yet take it along."""
+        if dial.knob is None or dial.knob.bounded:
+            return False
+        return self._rates[dial.layer].fires(rate) and math.exp(step) >= dial.knob.carries
 
     def _turn_threshold(self, index: int, rate: float, near: bool) -> bool:
         knob = self._goal.knobs[index].threshold
@@ -328,6 +309,7 @@ class Fast:
         """Drop what a layer's knobs remember, after a move of which they do not know."""
         self._rates[layer].forget()
         self._couplings[layer].forget()
+        self._companions[layer].forget()
         self._secants = {key: secant for key, secant in self._secants.items() if key[1] != layer}
 
 
@@ -350,12 +332,12 @@ def run(goal: Goal, meter: Meter, max_sweeps: int) -> Iterator[tuple[RadiusRepor
         report = meter.report(effort, report, procedure.held)
         if not full and procedure.is_done(report):
             full, report = True, meter.refined()
-        dials = goal.movable_dials(report)
-        yield report, dials
+        dials, done = goal.movable_dials(report), procedure.is_done(report)
+        yield report, procedure.free(report) if done else dials
         distance = goal.distance(report, dials)
         since = 0 if distance < nearest or procedure.settled > settled else since + 1
         nearest, settled = min(nearest, distance), max(settled, procedure.settled)
-        if procedure.is_done(report) or since >= _HOPELESS * max(map(_patience, report.rates.tolist())):
+        if done or since >= _HOPELESS * max(map(_patience, report.rates.tolist())):
             return
         if not procedure.sweep(report):
             if full:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lsc_snn.grid import Grid
 from lsc_snn.knobs import Knob, Knobs, movable
-from lsc_snn.measure import RadiusReport
+from lsc_snn.measure import ROUGH, RadiusReport
 from lsc_snn.theory import Target
 
 _SILENT = 1e-4
@@ -45,11 +45,22 @@ class Dial(NamedTuple):
     radius: float
     target: float
     knob: Knob | None
+    rough: bool = False
+    """Whether few points carry the radius."""
+    doubt: float = 0.0
+    """Two relative standard errors of a rough radius; 0 of another."""
 
     @property
     def error(self) -> float:
         """|radius - target|."""
         return abs(self.radius - self.target)
+
+    @property
+    def distance(self) -> float:
+        """How far, in log, the radius may be from its target; infinite where it is dead or has overflowed."""
+        if not 0 < self.radius < math.inf:
+            return math.inf
+        return abs(math.log(self.radius / self.target)) + self.doubt
 
     @property
     def attainable(self) -> float:
@@ -82,7 +93,11 @@ class Goal:
                 dials.append(Dial("time", index, name, float(report.time[index]), self.target.time, knobs.time))
         if not math.isnan(report.decoder):
             dials.append(Dial("decoder", len(report.names), "output", report.decoder, 1.0, self.decoder))
-        return dials
+        errors = [report.errors.get((dial.kind, dial.name), 0.0) for dial in dials]
+        return [
+            dial._replace(rough=True, doubt=2 * error) if error > ROUGH else dial
+            for dial, error in zip(dials, errors, strict=True)
+        ]
 
     def movable_dials(self, report: RadiusReport) -> list[Dial]:
         """Return those of the dials that a knob moves, no target below what it can give."""
@@ -104,9 +119,10 @@ class Goal:
         It is at most 1 where what these dials stand for is reached. One that nothing moves should not be among them: it
         would hide what happens to the others.
         """
+        dials = list(dials)
         radii = max((dial.error / self.tolerance for dial in dials), default=0.0)
-        rates = max((1 + value for value in self._movable_excess(report) if value), default=0.0)
-        return math.inf if math.isnan(radii) else max(radii, rates)
+        others = [*self._movable_excess(report), *(dial.doubt for dial in dials)]
+        return math.inf if math.isnan(radii) else max(radii, *(1 + value for value in others if value), 0.0)
 
     def distance(self, report: RadiusReport, dials: Iterable[Dial]) -> Distance:
         """Return the distance from the goal, of given dials and of rates that a threshold moves.
@@ -114,11 +130,11 @@ class Goal:
         What cannot be helped does not hide the others, as it would in ``badness``. It is ``FARTHEST`` where a radius
         overflows.
         """
-        ratios = [dial.radius / dial.target for dial in dials]
-        if not all(ratio < math.inf for ratio in ratios):
+        dials = list(dials)
+        if not all(dial.radius < math.inf for dial in dials):
             return FARTHEST
-        errors = [abs(math.log(ratio)) for ratio in ratios if ratio]
-        return len(ratios) - len(errors), sum(errors) + sum(self._movable_excess(report))
+        errors = [dial.distance for dial in dials if dial.radius]
+        return len(dials) - len(errors), sum(errors) + sum(self._movable_excess(report))
 
     def _movable_excess(self, report: RadiusReport) -> list[float]:
         """Return how far, in log, each rate lies outside the band that a threshold could bring back."""
@@ -129,7 +145,7 @@ class Goal:
         """Return a line for each transition and rate that is not where it should be, and why."""
         lines = []
         for dial in self.dials(report):
-            if not dial.error <= self.tolerance:
+            if dial.rough or not dial.error <= self.tolerance:
                 lines.append(
                     f"{dial.name}: {dial.kind} radius {dial.radius:.3g}, target {dial.target:.3g}: {_why(dial)}"
                 )
@@ -148,6 +164,8 @@ def _why(dial: Dial) -> str:
         return "no parameter of the layer moves it"
     if not movable(dial.knob):
         return "all parameters that move it are frozen"
+    if dial.rough:
+        return "carried by few points: at most of them no potential lies in the surrogate's window"
     if dial.target < min(dial.knob.floor, dial.radius):
         return f"not reached: a leak that no parameter moves alone gives about {dial.knob.floor:.3g}"
     return "not reached"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lsc_snn.grid import Grid, Transition, square
 from lsc_snn.knobs import movable
-from lsc_snn.measure import RadiusReport, report_from
+from lsc_snn.measure import Mean, RadiusReport, mean_of, report_from
 from lsc_snn.procedures.goal import Dial, Goal
 from lsc_snn.spectral import Method, radius
 
@@ -25,22 +25,21 @@ def differentiable_radii(
 
     ``draw()`` gives the generator of blocks and starting vectors, for each transition.
     """
+    means, depth, time, decoder = list[Tensor](), list[Mean](), list[Mean](), None
 
-    def mean_radius(transition: Transition) -> Tensor:
+    def taken(transition: Transition) -> Mean:
         generator = draw()
         block = square(transition, generator)
-        return radius(block, method=method, generator=generator, create_graph=True).mean()
+        radii = radius(block, method=method, generator=generator, create_graph=True)
+        means.append(radii.mean())
+        return mean_of(radii)
 
-    means, depth, time, decoder = [], [], [], math.nan
     for layer in grid.layers:
-        means.append(mean_radius(layer.depth()))
-        depth.append(float(means[-1].detach()))
+        depth.append(taken(layer.depth()))
         if layer.memory:
-            means.append(mean_radius(layer.time()))
-            time.append(float(means[-1].detach()))
+            time.append(taken(layer.time()))
     if grid.decoder is not None:
-        means.append(mean_radius(grid.decoder.transition()))
-        decoder = float(means[-1].detach())
+        decoder = taken(grid.decoder.transition())
     return report_from(grid, time, depth, decoder), means
 
 

@@ -14,14 +14,12 @@ _SLOPES = (0.7, 2.0)
 """Bounds of the secant slope d log radius / d log knob. The paper's multiplicative rule is slope 1 throughout."""
 _IDLE = 3, 0.3, 0.05
 """A knob is stuck after so many moves in a row, each larger than this in log, with a slope below this."""
-_FOLLOWS = 0.2
-"""Slope from which on, in either direction, a reading follows its knob."""
 WAKE = 0.25
 """Factor on the threshold of a silent layer, whose rate gives no slope; and on the scale of one whose radius is 0."""
 _COLLAPSE = 0.1
 """Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
-_LEAST = 1e-6
-"""Lowest rate that is told from silence."""
+_LEAST = 1e-3
+"""Rates below this are as good as silence, whatever the band: few potentials come near the threshold."""
 _COMFORT = 4
 """Moves of a rate that lies within its band, and not in the inner part, once all below has settled."""
 
@@ -35,8 +33,6 @@ class Secant:
         self._moved = 0.0
         self._idle = 0
         self._alone = True
-        self.followed = True
-        """Whether the reading followed the last move; True where that says nothing."""
 
     @property
     def stuck(self) -> bool:
@@ -49,12 +45,10 @@ class Secant:
         Where the change is ``known`` from elsewhere it is taken. From the reading after it, which other knobs moved as
         well, nothing follows.
         """
-        longest, self.followed = MAX_STEP, True
+        longest = MAX_STEP
         if self._last is not None and self._alone and abs(self._moved) > 1e-3:
             slope = self._sign * (reading - self._last) / self._moved
             self._idle = self._idle + 1 if abs(self._moved) > _IDLE[1] and abs(slope) < _IDLE[2] else 0
-            if abs(self._moved) > _IDLE[1]:
-                self.followed = abs(slope) >= _FOLLOWS
             # A reading also moves with the other knobs: half of the old slope is kept, and bounds hold it positive.
             self._slope = min(max(0.5 * (self._slope + slope), _SLOPES[0]), _SLOPES[1])
             longest = _SHORT_STEP if slope < 0 else MAX_STEP
@@ -86,7 +80,7 @@ class RateDial:
         self._aim = math.sqrt(self._low * self._high)
         self._secant = Secant(-1.0)
         self._moved = 0.0
-        self._bistable = False
+        self._bistable, self._longest = False, MAX_STEP
         self._band, self._comfort = band, _COMFORT
 
     def wants(self, rate: float) -> bool:
@@ -114,12 +108,13 @@ class RateDial:
         if ready and self._inside(rate):
             self._comfort -= 1
         if self._moved > 0 and rate < _COLLAPSE * self._low:
-            self._bistable, self._moved = True, -self._moved
+            self._bistable, self._longest = self._longest < MAX_STEP, _SHORT_STEP
+            self._moved = -self._moved
         elif rate > 0:
             # Just inside the edge, a fifth of the way to the middle in log: rates also follow the other knobs.
             edge = self._low if rate < self._low else self._high
             goal = 0.8 * math.log(edge) + 0.2 * math.log(self._aim)
-            self._moved = self._secant.step(math.log(rate), goal)
+            self._moved = min(self._secant.step(math.log(rate), goal), self._longest)
             return self._moved
         else:
             self._moved = math.log(WAKE)
