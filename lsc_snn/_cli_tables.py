@@ -24,6 +24,8 @@ def radius_text(radius: Mean, wanted: float | None, tolerance: float) -> Text:
 
     >>> radius_text(Mean(0.0, 0.0), None, 0.05).plain, radius_text(Mean(0.512, 0.01), 0.5, 0.05).style
     ('dead', 'green')
+    >>> radius_text(Mean(0.512, 0.3), 0.5, 0.05)
+    <text '~0.512' [] 'yellow'>
     """
     value = radius.radius
     if radius.rough:

@@ -27,7 +27,7 @@ class Mean(NamedTuple):
 
     radius: float
     error: float
-    """Its standard error, relative to it."""
+    """Its standard error, relative to it; NaN where it is not known."""
 
     @property
     def rough(self) -> bool:
@@ -44,7 +44,7 @@ class RadiusReport:
     """Mean spectral radii over samples and time steps, and mean firing rates. ``print(report)`` shows a table.
 
     A radius of 0 is a dead transition: no gradient passes at any recorded point. One of inf has overflowed. One that
-    the table shows as ~1.0 is a mean that few points carry, and would be another one on the next batch.
+    the table shows as ~1.000 is a mean that few points carry, and would be another one on the next batch.
     """
 
     names: tuple[str, ...]
@@ -59,10 +59,10 @@ class RadiusReport:
     """Radius from the last layer to the output; NaN where the output has no time axis, so that there is none."""
     rates: Tensor
     """(L,) firing rate over valid steps, in spikes per unit and step; NaN for a layer that does not spike."""
-    errors: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    errors: Mapping[tuple[str, str], float] = field(default_factory=dict, hash=False)
     """Relative standard error of each radius as a mean over its points, by transition kind and layer name as in
-    ``entries``; empty where it is not known. Where potentials lie far apart, few of them are in the surrogate's window,
-    and most points have a radius of 0: above ``ROUGH`` the mean says little."""
+    ``entries``; NaN or absent where it is not known. Where the potentials of a spiking layer lie far apart, few of them
+    are in the surrogate's window, and most points have a radius near 0: above ``ROUGH`` the mean says little."""
 
     def entries(self) -> list[tuple[str, str, float]]:
         """Return (transition kind, layer name, radius) of every transition, input first."""
@@ -77,10 +77,10 @@ class RadiusReport:
     def means(self, *kinds: str) -> list[Mean]:
         """Return the mean radii of transitions of these kinds, input first."""
         entries = [entry for entry in self.entries() if entry[0] in kinds]
-        return [Mean(value, self.errors.get((kind, name), 0.0)) for kind, name, value in entries]
+        return [Mean(value, self.errors.get((kind, name), math.nan)) for kind, name, value in entries]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain lists, numbers and strings; radii that JSON cannot say (NaN, inf) as None and "inf"."""
+        """Return plain lists, numbers and strings; what JSON cannot say (NaN, inf) as None and "inf"."""
         return {
             "names": list(self.names),
             "time": [_plain(value) for value in self.time.tolist()],
@@ -88,7 +88,12 @@ class RadiusReport:
             "encoder": _plain(self.encoder),
             "decoder": _plain(self.decoder),
             "rates": [_plain(value) for value in self.rates.tolist()],
-            "errors": [_plain(self.errors.get((kind, name), math.nan)) for kind, name, _ in self.entries()],
+            "errors": {
+                "time": [_plain(mean.error) for mean in self.means("time")],
+                "depth": [_plain(mean.error) for mean in self.means("depth")],
+                "encoder": _plain(self.means("encoder")[0].error),
+                "decoder": next((_plain(mean.error) for mean in self.means("decoder")), None),
+            },
         }
 
     def __str__(self) -> str:
@@ -189,8 +194,8 @@ def mean_of(radii: Tensor) -> Mean:
     """Return the mean of the radii of the points of a transition, with its relative standard error."""
     values = radii.detach().double()
     mean, count = float(values.mean()), len(values)
-    spread = float(values.std()) if count > 1 else 0.0
-    return Mean(mean, spread / math.sqrt(count) / mean if 0 < mean < math.inf else 0.0)
+    known = count > 1 and 0 < mean < math.inf
+    return Mean(mean, float(values.std()) / math.sqrt(count) / mean if known else math.nan)
 
 
 def report_from(grid: Grid, time: list[Mean], depth: list[Mean], decoder: Mean | None) -> RadiusReport:

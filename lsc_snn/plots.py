@@ -66,9 +66,14 @@ def wanted_radius(kind: str, target: Target) -> float:
 
 
 def count_reached(report: RadiusReport, target: Target, tolerance: float) -> tuple[int, int]:
-    """Return how many transitions lie within ``tolerance`` of their wanted radius, and how many there are."""
+    """Return how many transitions lie within ``tolerance`` of their wanted radius, and how many there are.
+
+    One that few points carry does not count as there.
+    """
     entries = report.entries()
-    return sum(abs(value - wanted_radius(kind, target)) <= tolerance for kind, _, value in entries), len(entries)
+    there = (abs(value - wanted_radius(kind, target)) <= tolerance for kind, _, value in entries)
+    rough = (mean.rough for mean in report.means(*{kind for kind, _, _ in entries}))
+    return sum(near and not doubtful for near, doubtful in zip(there, rough, strict=True)), len(entries)
 
 
 def radius_limits(reports: Iterable[RadiusReport], target: Target | None = None) -> Limits:

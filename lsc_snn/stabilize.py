@@ -35,7 +35,7 @@ class StabilizeReport:
     after: RadiusReport
     target: Target
     converged: bool
-    """Whether every radius is within the tolerance and every rate within the band."""
+    """Whether every radius is within the tolerance, none of them carried by few points, and every rate in the band."""
     sweeps: int
     seconds: float
     history: tuple[RadiusReport, ...]
@@ -98,8 +98,9 @@ def stabilize(
     every time without one; ``progress`` shows a line for every sweep.
 
     Frozen parameters (``requires_grad`` False) are not moved. A target that cannot be reached ends with ``converged``
-    False and the ``reasons``; the parameters are then those seen nearest in all radii and rates together. On any error,
-    an interrupt included, the parameters are as they were.
+    False and the ``reasons``; the parameters are then those with each layer that comes no nearer where it was nearest,
+    and all others at their targets, or, if it does not get so far, those seen nearest in all radii and rates together.
+    On any error, an interrupt included, the parameters are as they were.
 
     Raises ValueError or TypeError for bad inputs, a target outside (0, 2], a model without a known layer, and
     parameters shared between layers.

@@ -52,8 +52,30 @@ def test_a_move_that_is_forgotten_is_not_judged():
     assert companion.judge(0.0, 0.0) == 0  # dead: no slope
 
 
+def test_moves_of_silence_and_overflow_are_not_judged():
+    for radius, rate in ((math.inf, 0.1), (0.0, 0.1), (math.nan, 0.1), (0.5, 0.0), (0.5, math.inf)):
+        companion = Companion(first=False)
+        companion.note(UP, True, radius, rate, UP)
+        assert companion.judge(0.5, 0.1) == 0
+        companion.note(UP, True, 0.5, 0.1, UP)
+        assert companion.judge(radius, rate) == 0
+
+
+def test_a_layer_whose_radius_follows_no_way_stays_with_one():
+    companion = Companion(first=False)
+    ways = []
+    for _ in range(10):
+        along = companion.goes(UP)
+        companion.note(UP, along, 0.5, 0.1, UP if along else 0.0)
+        companion.judge(0.5, 0.1)
+        ways.append(along)
+    assert len(set(ways[:4])) == 2
+    assert len(set(ways[5:])) == 1
+
+
 def test_another_way_is_left_only_to_weights_that_went_alone():
-    companion = Companion(first=True)
-    assert companion.change()
-    assert companion.goes(UP)
-    assert not companion.change()
+    for along in (True, False):
+        companion = Companion(first=True)
+        companion.note(UP, along, 0.5, 0.1, UP)
+        assert companion.change() is not along
+        assert companion.goes(UP)

@@ -76,10 +76,53 @@ def test_a_rough_radius_below_its_target_is_brought_to_a_smaller_scale_and_a_sil
         assert depth.factors == pytest.approx([factor])
 
 
-def test_a_rough_radius_at_its_target_is_not_there():
-    procedure = fast(Dummy(), Dummy())
-    assert procedure.is_done(report(0.5, 0.5, 0.1))
-    assert not procedure.is_done(rough(0.5, 0.5, 0.1))
+def test_a_rough_radius_at_its_target_is_not_there_and_of_a_layer_without_spikes_it_is():
+    for rate, there in ((0.1, False), (math.nan, True)):
+        depth, time = Dummy(), Dummy()
+        procedure = fast(depth, time)
+        assert procedure.is_done(rough(0.5, 0.5, rate)) is there
+        procedure.sweep(rough(0.5, 0.5, rate))
+        assert (procedure.held == 1) is there
+        goal = Goal(lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), (Knobs(depth.knob, time.knob),), None)
+        reasons = goal.reasons(rough(0.5, 0.5, rate))
+        assert not reasons if there else "few points" in reasons[0]
+
+
+def test_a_layer_that_wakes_up_rough_is_not_given_up():
+    depth, time, threshold = Dummy(), Dummy(), Dummy()
+    procedure = fast(depth, time, threshold.knob)
+    procedure.sweep(report(0.5, 0.0, 0.0))
+    procedure.sweep(rough(0.5, 0.2, 0.1))
+    assert not procedure.is_done(report(0.5, 0.2, 0.1))
+    assert depth.factors == pytest.approx([WAKE])
+
+
+def test_a_rough_radius_above_its_target_is_brought_down_no_farther():
+    depth, time = Dummy(), Dummy()
+    fast(depth, time).sweep(rough(0.5, 1.0, 0.1))
+    assert depth.factors == pytest.approx([0.5])
+
+
+def test_a_sweep_after_a_restart_or_an_overflow_reads_nothing_from_it():
+    for before in ([0.1, 0.01] * 3, [math.inf]):
+        depth, time, threshold = Dummy(), Dummy(), Dummy()
+        procedure = fast(depth, time, threshold.knob)
+        for index, radius in enumerate(before):
+            procedure.sweep(report(0.5, radius, 0.05 * 1.25**index))
+        assert procedure.sweep(report(0.5, 0.15, 0.1))
+
+
+def test_the_nearer_a_radius_is_the_less_its_threshold_catches_up():
+    for radius, far in ((0.1, True), (0.44, False)):
+        depth, time, threshold = Dummy(), Dummy(), Dummy()
+        procedure = fast(depth, time, threshold.knob)
+        procedure.sweep(report(0.5, radius / 1.01, 0.1))
+        alone = math.log(depth.value.item())
+        procedure._companions[0].note(1.0, False, radius, 0.1, 0.0)
+        procedure.sweep(report(0.5, radius, 0.1))
+        along = math.log(depth.value.item()) - alone
+        caught_up = math.log(threshold.value.item()) - along
+        assert caught_up == pytest.approx(1.0 + alone if far else 2 * math.log(0.5 / radius), rel=1e-4)
 
 
 def test_a_knob_that_takes_the_threshold_along_by_itself_does_so_once():
@@ -301,6 +344,32 @@ def test_a_run_ends_on_a_full_report():
     assert Effort(4, 32) in efforts
     assert depth.value.item() == pytest.approx(0.5 / 0.62, rel=0.1)
     assert float(reports[-1][0].encoder) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_run_that_gives_a_layer_up_ends_with_all_others_where_they_should_be():
+    """Seen nearest in all radii together was an earlier state: it is not gone back to."""
+    first, second, time = Dummy(), Dummy(), Dummy()
+    layers = (Knobs(first.knob, time.knob), Knobs(second.knob, time.knob))
+    goal = Goal(lsc.Target(0.5, 0.5), 0.05, (0.01, 0.5), layers, None)
+
+    class FakeMeter:
+        def report(self, effort=FULL, earlier=None, held=0):
+            scale, above = first.value.item(), second.value.item()
+            radius = min(0.2 * scale, 0.25)
+            depth = torch.tensor([0.6 * above])
+            errors = {("encoder", "a"): 0.5 if scale > 1.5 else 0.0}
+            rates = torch.tensor([0.1, 0.1])
+            half = torch.tensor([0.5, 0.5])
+            return lsc.RadiusReport(("a", "b"), half, depth, radius, math.nan, rates, errors)
+
+        def refined(self):
+            return self.report()
+
+    last, dials = list(run(goal, FakeMeter(), 50))[-1]
+    assert goal.badness(last, dials) <= 1
+    assert [dial.name for dial in dials] == ["b", "b"]
+    assert not last.means("encoder")[0].rough
+    assert float(last.depth[0]) == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_run_that_nothing_has_helped_for_long_ends():

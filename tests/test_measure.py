@@ -11,7 +11,7 @@ from torch import nn
 
 from cases import normal, seeded
 from lsc_snn import ALIF, LI, LIF, EventBatch, Network, NetworkConfig, gradient_profile, measure
-from lsc_snn.measure import Mean, RadiusReport, mean_of
+from lsc_snn.measure import RadiusReport, mean_of
 from lsc_snn.surrogate import Rectangular
 from lsc_snn.trace import trace
 from reference import drive, make_layer, radii, run_by_steps
@@ -140,8 +140,11 @@ def test_events_are_measured_as_the_dense_tensor():
     model, x = network().double(), (drive(20) > 0.5).double()
     dense, events = measure(model, x).to_dict(), measure(model, EventBatch.from_dense(x)).to_dict()
     assert dense.pop("names") == events.pop("names")
-    for key, values in dense.items():
-        assert events[key] == pytest.approx(values, rel=1e-9)
+    errors = dense.pop("errors"), events.pop("errors")
+    for one, other in (errors, (dense, events)):
+        assert one.keys() == other.keys()
+        for key, values in one.items():
+            assert other[key] == pytest.approx(values, rel=1e-9, abs=1e-12)
 
 
 def test_a_silent_network_is_dead_not_an_error():
@@ -163,9 +166,11 @@ def test_errors_are_those_of_means_over_points_and_a_rough_one_shows():
     assert "~" not in str(report)
 
 
-def test_the_error_of_a_mean_over_one_point_or_of_a_dead_one_is_zero():
-    assert mean_of(torch.tensor([0.7])) == Mean(pytest.approx(0.7), 0.0)
-    assert mean_of(torch.zeros(4)) == Mean(0.0, 0.0)
+def test_the_error_of_a_mean_over_one_point_or_of_a_dead_one_is_not_known():
+    for found in (torch.tensor([0.7]), torch.zeros(4), torch.tensor([1.0, math.inf])):
+        mean = mean_of(found)
+        assert math.isnan(mean.error)
+        assert not mean.rough
     one_of_many = mean_of(torch.tensor([1.0] + [0.0] * 63))
     assert one_of_many.error == pytest.approx(1.0)
     assert one_of_many.rough
@@ -174,7 +179,8 @@ def test_the_error_of_a_mean_over_one_point_or_of_a_dead_one_is_zero():
 
 def test_a_report_prints_a_table_and_is_plain_json():
     column, rates = torch.tensor([[1.0, math.inf], [0.1, 0.2]], dtype=torch.float64)
-    report = RadiusReport(("a", "b"), column, torch.tensor([0.0]), 0.25, math.nan, rates)
+    errors = {("encoder", "a"): 0.3, ("time", "b"): 0.5}
+    report = RadiusReport(("a", "b"), column, torch.tensor([0.0]), 0.25, math.nan, rates, errors)
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False)) == {
         "names": ["a", "b"],
         "time": [1.0, "inf"],
@@ -182,14 +188,15 @@ def test_a_report_prints_a_table_and_is_plain_json():
         "encoder": 0.25,
         "decoder": None,
         "rates": [0.1, 0.2],
-        "errors": [None] * 4,
+        "errors": {"time": [None, 0.5], "depth": [None], "encoder": 0.3, "decoder": None},
     }
     lines = [line.split() for line in str(report).splitlines()]
     assert lines == [
         ["layer", "time", "depth", "rate"],
-        ["a", "1.000", "0.250", "0.1000"],
-        ["b", "inf", "dead", "0.2000"],
+        ["a", "1.000", "~0.250", "0.1000"],
+        ["b", "~inf", "dead", "0.2000"],
     ]
+    assert hash(report) == hash(report)
     assert [(kind, name) for kind, name, _ in report.entries()] == [
         ("encoder", "a"),
         ("time", "a"),

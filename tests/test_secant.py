@@ -40,3 +40,19 @@ def test_a_rate_that_is_accepted_is_moved_only_from_outside_its_band():
     dial.accept()
     assert not dial.wants(0.4)
     assert dial.wants(0.6)
+
+
+def test_a_rate_as_good_as_silence_is_woken_up_in_a_band_from_zero_and_no_band_is_missed():
+    assert RateDial((0.0, 1.0)).step(1e-4) < 0
+    assert not RateDial((0.0, 1.0)).fires(1e-4)
+    low = RateDial((1e-4, 5e-4))
+    assert low.wants(8e-4)
+    assert not low.wants(2.5e-4)
+    assert low.fires(2e-4)
+
+
+def test_a_slope_is_that_of_the_step_that_was_taken():
+    secant = Secant()
+    assert secant.step(-3.0, 0.0, longest=0.4) == 0.4
+    secant.step(-2.6, 0.0)
+    assert secant._slope == pytest.approx(1.0)

@@ -265,7 +265,7 @@ def test_time_knobs_multiply_the_decays_and_keep_them_below_one(factor):
     faster.alpha.requires_grad_(False)
     knob = knobs(faster).time
     knob.turn(0.5)
-    knob.turn(3.0)  # now the radius is that of beta
+    knob.turn(3.0)  # now beta is the slowest that may be learnt
     assert float(faster.beta.detach()) == pytest.approx(min(0.75 * min(factor, 1.0), DECAY_MAX))
     for fixed in (snn.Leaky(0.9), snn.Alpha(0.9, 0.8, learn_beta=True), snn.Lapicque(0.9, learn_beta=True)):
         assert knobs(fixed).time is None

@@ -276,7 +276,7 @@ def test_a_secant_finds_the_root_of_a_power_law():
     assert abs(1.7 * position + 2.0 - 0.5) < 1e-3
 
 
-def test_a_bistable_layer_is_not_silenced_twice():
+def test_a_bistable_layer_is_silenced_once_more_by_a_shorter_step_and_not_again():
     dial = RateDial((0.01, 0.5))
     raised = dial.step(0.4)
     assert raised > 0

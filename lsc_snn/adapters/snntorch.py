@@ -32,8 +32,8 @@ class NeuronAdapter(StepAdapter):
     """A neuron called once a step, with its states passed in the loop or kept inside.
 
     ``states`` are the names of its states, as arguments of its forward and as its attributes; ``decays`` those of the
-    decays that move its time radius. Knobs: learnable decays and recurrent weights move the time radius together, a
-    learnable threshold the rate, and the module in front the depth radius.
+    decays that move its time radius. Knobs: learnable decays (upwards the slowest alone) and recurrent weights move the
+    time radius together, a learnable threshold the rate, and the module in front the depth radius.
     """
 
     spiking = True

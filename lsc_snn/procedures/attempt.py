@@ -43,7 +43,7 @@ class Attempt:
         self.back()
         if self.error < self._first_error:
             self._first_error, self._first = self.error, self._kept
-        self.error, self._kept, self.damping = math.inf, [], 1.0
+        self.error, self._kept, self.damping, self.smooth = math.inf, [], 1.0, False
 
     def give_up(self) -> None:
         """Return to the parameters that came nearest, before or after the second start; there is no third."""

@@ -10,7 +10,11 @@ _FOLLOWS = 0.2
 _LEAST_MOVE = 0.3
 """Moves shorter than this in log do not tell."""
 _SAME_RATE = math.log(1.2)
-"""Rise of a rate, in log, up to which it counts as the same: a threshold that goes along leaves it where it is."""
+"""Rise of a rate with the weights, in log, up to which a threshold that went along has done its part."""
+_SAME_TURN = 1e-3
+"""Difference, in log, up to which threshold and weights have turned alike."""
+_MOST_CHANGES = 4
+"""Ways that a layer tries in all; where the radius follows none, it stays with the last."""
 
 
 class _Move(NamedTuple):
@@ -34,6 +38,8 @@ class Companion:
 
     def __init__(self, first: bool) -> None:
         self._alone_up, self._alone = first, False
+        self._went_alone = False
+        self._changes = 0
         self._last: _Move | None = None
 
     def goes(self, step: float) -> bool:
@@ -42,6 +48,7 @@ class Companion:
 
     def note(self, step: float, along: bool, radius: float, rate: float, threshold: float) -> None:
         """Take note of a move of the weights, radius and rate before it, and the whole move of the threshold."""
+        self._went_alone = not along
         before, self._last = self._last, _Move(step, along, radius, rate, threshold)
         if before is not None and before.along == along:  # one move, in steps too short to tell
             self._last = before._replace(step=before.step + step, threshold=before.threshold + threshold)
@@ -51,10 +58,9 @@ class Companion:
         self._last = None
 
     def change(self) -> bool:
-        """Go along from now on; return whether that is another way."""
-        alone = self._alone or self._alone_up
+        """Go along from now on; return whether the last move went another way."""
         self._alone = self._alone_up = False
-        return alone
+        return self._went_alone
 
     def judge(self, radius: float, rate: float) -> float:
         """Change the way if the radius did not follow the last move; return what the log threshold has to make up for.
@@ -62,18 +68,16 @@ class Companion:
         That is the move which the threshold would have made, had the weights gone the other way.
         """
         last = self._last
-        if last is None or abs(last.step) < _LEAST_MOVE:
+        if last is None or abs(last.step) < _LEAST_MOVE or self._changes >= _MOST_CHANGES:
             return 0.0
         self._last = None
-        if min(radius, last.radius, rate, last.rate) <= 0:
+        if not all(0 < value < math.inf for value in (radius, last.radius, rate, last.rate)):
             return 0.0
+        rise = math.log(rate / last.rate) * math.copysign(1.0, last.step)
         if math.log(radius / last.radius) / last.step >= _FOLLOWS:
             return 0.0
-        if not last.along:
-            self._alone = self._alone_up = False
-            return last.step - last.threshold
-        rise = math.log(rate / last.rate) * math.copysign(1.0, last.step)
-        if rise > _SAME_RATE or abs(last.threshold - last.step) > _LEAST_MOVE / 100:
+        if last.along and (rise > _SAME_RATE or abs(last.threshold - last.step) > _SAME_TURN):
             return 0.0  # something else moved the radius
-        self._alone = True
-        return -last.step
+        self._changes += 1
+        self._alone, self._alone_up = last.along, False
+        return -last.step if last.along else last.step - last.threshold

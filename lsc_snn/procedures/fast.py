@@ -36,6 +36,9 @@ _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
 _ARRIVING = ("encoder", "depth")
 """The kinds of transition whose knob is in front of the potentials."""
+_CATCHING_UP = 2.0
+"""By how much at most a threshold catches up with weights that had gone alone, or the other way round, in multiples of
+the distance of the radius to its target."""
 _HOPELESS = 4
 """Patiences in a row that bring all radii and rates together no nearer and settle no more layers, after which no more
 is tried: a layer that oscillates needs three to be left where it was nearest."""
@@ -86,19 +89,18 @@ class Fast:
         self._first = self._first or self._goal.dials(report)
         self._turned.clear()
         for index, rate in enumerate(report.rates.tolist()):
-            mine = [dial for dial in dials if dial.layer == index and movable(dial.knob)]
+            mine = [dial for dial in dials if dial.layer == index]
             attempt = self._attempts[index]
             if held and self._is_right(index, rate, mine):
                 attempt.failures = 0
             elif held and index not in self._given_up:
                 held, self.held = False, index
                 wrong = {dial.kind for dial in mine if self._is_wrong(dial)}
-                attempt.note(self._error(index, rate, mine), wrong, self._goal.knobs[index])
-                self.stalled = attempt.failures >= _STALLED
-                if not self._is_astray(index, rate, mine):
-                    attempt.smooth = True
-                elif attempt.smooth:
+                if attempt.smooth and self._is_astray(index, rate, mine):
                     return self._turn_back(index)
+                attempt.note(self._error(index, rate, mine), wrong, self._goal.knobs[index])
+                attempt.smooth |= self._is_smooth(index, rate, mine)
+                self.stalled = attempt.failures >= _STALLED
                 if attempt.failures > _patience(rate) and (moved := self._try_otherwise(index, dials, rate)):
                     return moved
             if not held and index not in self._given_up:
@@ -132,6 +134,10 @@ class Fast:
     def _is_astray(self, index: int, rate: float, dials: list[Dial]) -> bool:
         """Say whether a layer spikes while few points carry its radii: most potentials lie outside the window."""
         return self._rates[index].fires(rate) and any(dial.rough for dial in dials)
+
+    def _is_smooth(self, index: int, rate: float, dials: list[Dial]) -> bool:
+        """Say whether a layer spikes and many points carry its radii."""
+        return self._rates[index].fires(rate) and all(0 < dial.radius < math.inf and not dial.rough for dial in dials)
 
     def _turn_back(self, index: int) -> bool:
         """Go back to where a layer was nearest: on from there the other way, if it is not the last one, or to stay."""
@@ -180,17 +186,19 @@ class Fast:
         # The layer is back where it was nearest, which these radii are not of; those of layers above are all there is.
         wrong = [dial for dial in mine if dial.kind in attempt.wrong] or mine
         wrong += [dial for dial in dials if dial.layer > lowest and dial.layer in layers and self._is_wrong(dial)]
-        turned = [dial for dial in wrong if dial.kind != "decoder" and movable(dial.knob)]
+        turned = [dial for dial in wrong if dial.kind != "decoder"]
         for dial in turned:
             if dial.knob is not None:
                 dial.knob.turn(_RESTART)
                 if dial.kind in _ARRIVING:
                     self._accompany(dial, math.inf, math.log(_RESTART))
+                    self._companions[dial.layer].forget()  # what it noted is not of where the layer is
         return bool(turned)
 
     def is_done(self, report: RadiusReport) -> bool:
         """Say whether a report is at the goal, in all that a knob still moves."""
-        return self._goal.badness(report, self.free(report)) <= 1
+        dials = self.free(report)
+        return self._goal.badness(report, dials) <= 1 and not any(dial.rough for dial in dials)
 
     def free(self, report: RadiusReport) -> list[Dial]:
         """Return the dials that a knob still moves: those of no given up layer whose knobs are not stuck.
@@ -206,7 +214,7 @@ class Fast:
         coupling, known = self._couplings[index], None
         near = bool(dials) and self._error(index, math.nan, dials) <= _FAR
         for_rate = self._turn_threshold(index, rate, near)
-        both = len(dials) == 2 and all(0 < dial.radius < math.inf for dial in dials)
+        both = len(dials) == 2 and all(0 < dial.radius < math.inf and not dial.rough for dial in dials)
         if both:
             depth, time = dials
             known = coupling.steps(
@@ -225,7 +233,7 @@ class Fast:
         return moved
 
     def _turn(self, dial: Dial, rate: float, known: float | None = None) -> bool:
-        if dial.knob is None or not movable(dial.knob):
+        if dial.knob is None:
             return False
         key = (dial.kind, dial.layer)
         secant = self._secants.setdefault(key, Secant())
@@ -249,24 +257,31 @@ class Fast:
         return True
 
     def _make_up(self, dial: Dial, rate: float) -> None:
-        """Turn the threshold to where it would be, had it gone the other way with the weights, if that was wrong."""
+        """Turn the threshold to where it would be, had it gone the other way with the weights, if that was wrong.
+
+        The nearer the radius is to its target, the less far.
+        """
         threshold, name = self._goal.knobs[dial.layer].threshold, ("threshold", dial.layer)
-        if threshold is not None:
-            due = self._companions[dial.layer].judge(dial.radius, rate)
-            turned = self._turned.get(name, 0.0)
-            if due * (due - turned) > 0:
-                self._put(threshold, name, due - turned)
+        companion = self._companions[dial.layer]
+        if not self._is_wrong(dial):
+            companion.forget()
+        elif threshold is not None:
+            due = companion.judge(dial.radius, rate)
+            due = math.copysign(min(abs(due), _CATCHING_UP * dial.distance), due)
+            further = due - self._turned.get(name, 0.0)  # the rate may have turned it already
+            if due * further > 0:
+                self._put(threshold, name, further)
 
     def _accompany(self, dial: Dial, rate: float, step: float) -> None:
         """Turn the threshold as the weights in front were turned, if there is one to turn and it should be."""
         threshold, companion = self._goal.knobs[dial.layer].threshold, self._companions[dial.layer]
         if threshold is None or not movable(threshold) or not self._can_accompany(dial, rate, step):
             companion.forget()
-        elif companion.goes(step):
+            return
+        along = companion.goes(step)
+        if along:
             self._put(threshold, ("threshold", dial.layer), step)
-            companion.note(step, True, dial.radius, rate, self._turned["threshold", dial.layer])
-        else:
-            companion.note(step, False, dial.radius, rate, self._turned.get(("threshold", dial.layer), 0.0))
+        companion.note(step, along, dial.radius, rate, self._turned.get(("threshold", dial.layer), 0.0))
 
     def _can_accompany(self, dial: Dial, rate: float, step: float) -> bool:
         """Say whether potentials grow with the weights in front, reach the threshold, and do not yet take it along."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lsc_snn.grid import Grid
 from lsc_snn.knobs import Knob, Knobs, movable
-from lsc_snn.measure import ROUGH, RadiusReport
+from lsc_snn.measure import Mean, RadiusReport
 from lsc_snn.theory import Target
 
 _SILENT = 1e-4
@@ -21,6 +21,9 @@ FARTHEST: Distance = (math.inf, math.inf)
 _ABOVE_FLOOR = 1.05
 """A radius that cannot fall to its target goes this near to its floor, or stays where it is if it is nearer or below:
 recurrent weights would just vanish, or grow without end."""
+
+
+_FEW = "a mean that few points carry: at most of them no potential lies in the surrogate's window"
 
 
 class Effort(NamedTuple):
@@ -45,10 +48,13 @@ class Dial(NamedTuple):
     radius: float
     target: float
     knob: Knob | None
-    rough: bool = False
-    """Whether few points carry the radius."""
     doubt: float = 0.0
-    """Two relative standard errors of a rough radius; 0 of another."""
+    """Two relative standard errors of the radius of a spiking layer that few points carry; 0 of any other."""
+
+    @property
+    def rough(self) -> bool:
+        """Whether few points carry the radius."""
+        return self.doubt > 0
 
     @property
     def error(self) -> float:
@@ -86,18 +92,17 @@ class Goal:
     def dials(self, report: RadiusReport) -> list[Dial]:
         """Return every transition of a report with its target and knob."""
         dials = []
-        for index, (name, knobs) in enumerate(zip(report.names, self.knobs, strict=True)):
-            kind, radius = ("depth", float(report.depth[index - 1])) if index else ("encoder", report.encoder)
-            dials.append(Dial(kind, index, name, radius, self.target.depth, knobs.depth))
-            if len(report.time):
-                dials.append(Dial("time", index, name, float(report.time[index]), self.target.time, knobs.time))
-        if not math.isnan(report.decoder):
-            dials.append(Dial("decoder", len(report.names), "output", report.decoder, 1.0, self.decoder))
-        errors = [report.errors.get((dial.kind, dial.name), 0.0) for dial in dials]
-        return [
-            dial._replace(rough=True, doubt=2 * error) if error > ROUGH else dial
-            for dial, error in zip(dials, errors, strict=True)
-        ]
+        times = report.means("time")
+        for index, mean in enumerate(report.means("encoder", "depth")):
+            name, knobs, spikes = report.names[index], self.knobs[index], not math.isnan(report.rates[index])
+            kind = "depth" if index else "encoder"
+            dials.append(Dial(kind, index, name, mean.radius, self.target.depth, knobs.depth, _doubt(mean, spikes)))
+            if times:
+                time = times[index]
+                dials.append(Dial("time", index, name, time.radius, self.target.time, knobs.time, _doubt(time, spikes)))
+        for mean in report.means("decoder"):
+            dials.append(Dial("decoder", len(report.names), "output", mean.radius, 1.0, self.decoder))
+        return dials
 
     def movable_dials(self, report: RadiusReport) -> list[Dial]:
         """Return those of the dials that a knob moves, no target below what it can give."""
@@ -119,10 +124,9 @@ class Goal:
         It is at most 1 where what these dials stand for is reached. One that nothing moves should not be among them: it
         would hide what happens to the others.
         """
-        dials = list(dials)
         radii = max((dial.error / self.tolerance for dial in dials), default=0.0)
-        others = [*self._movable_excess(report), *(dial.doubt for dial in dials)]
-        return math.inf if math.isnan(radii) else max(radii, *(1 + value for value in others if value), 0.0)
+        rates = max((1 + value for value in self._movable_excess(report) if value), default=0.0)
+        return math.inf if math.isnan(radii) else max(radii, rates)
 
     def distance(self, report: RadiusReport, dials: Iterable[Dial]) -> Distance:
         """Return the distance from the goal, of given dials and of rates that a threshold moves.
@@ -145,16 +149,20 @@ class Goal:
         """Return a line for each transition and rate that is not where it should be, and why."""
         lines = []
         for dial in self.dials(report):
-            if dial.rough or not dial.error <= self.tolerance:
-                lines.append(
-                    f"{dial.name}: {dial.kind} radius {dial.radius:.3g}, target {dial.target:.3g}: {_why(dial)}"
-                )
+            reached = dial.error <= self.tolerance
+            if dial.rough or not reached:
+                why = _FEW if reached else _why(dial)
+                lines.append(f"{dial.name}: {dial.kind} radius {dial.radius:.3g}, target {dial.target:.3g}: {why}")
         low, high = self.rate_band
         for name, rate, knobs in zip(report.names, report.rates.tolist(), self.knobs, strict=True):
             if self.rate_excess(rate):
                 why = "not reached" if movable(knobs.threshold) else "no threshold that may be moved"
                 lines.append(f"{name}: firing rate {rate:.3g} outside {low:g} to {high:g} per step: {why}")
         return tuple(lines)
+
+
+def _doubt(mean: Mean, spikes: bool) -> float:
+    return 2 * mean.error if mean.rough and spikes else 0.0
 
 
 def _why(dial: Dial) -> str:
@@ -164,8 +172,6 @@ def _why(dial: Dial) -> str:
         return "no parameter of the layer moves it"
     if not movable(dial.knob):
         return "all parameters that move it are frozen"
-    if dial.rough:
-        return "carried by few points: at most of them no potential lies in the surrogate's window"
     if dial.target < min(dial.knob.floor, dial.radius):
         return f"not reached: a leak that no parameter moves alone gives about {dial.knob.floor:.3g}"
     return "not reached"

@@ -19,7 +19,7 @@ WAKE = 0.25
 _COLLAPSE = 0.1
 """Share of the lowest wanted rate below which a layer that had been above the highest counts as silenced."""
 _LEAST = 1e-3
-"""Rates below this are as good as silence, whatever the band: few potentials come near the threshold."""
+"""A rate below this is as good as silence, however low the band begins: few potentials come near the threshold."""
 _COMFORT = 4
 """Moves of a rate that lies within its band, and not in the inner part, once all below has settled."""
 
@@ -39,19 +39,25 @@ class Secant:
         """Whether the reading has not followed large moves: something else holds it."""
         return self._idle >= _IDLE[0]
 
-    def step(self, reading: float, goal: float, damping: float = 1.0, known: float | None = None) -> float:
+    def step(
+        self,
+        reading: float,
+        goal: float,
+        damping: float = 1.0,
+        known: float | None = None,
+        longest: float = MAX_STEP,
+    ) -> float:
         """Return the change of the log knob that should bring the log ``reading`` to ``goal``, or a share of it.
 
         Where the change is ``known`` from elsewhere it is taken. From the reading after it, which other knobs moved as
         well, nothing follows.
         """
-        longest = MAX_STEP
         if self._last is not None and self._alone and abs(self._moved) > 1e-3:
             slope = self._sign * (reading - self._last) / self._moved
             self._idle = self._idle + 1 if abs(self._moved) > _IDLE[1] and abs(slope) < _IDLE[2] else 0
             # A reading also moves with the other knobs: half of the old slope is kept, and bounds hold it positive.
             self._slope = min(max(0.5 * (self._slope + slope), _SLOPES[0]), _SLOPES[1])
-            longest = _SHORT_STEP if slope < 0 else MAX_STEP
+            longest = min(_SHORT_STEP, longest) if slope < 0 else longest
         wanted = self._sign * (goal - reading) / self._slope
         step = damping * (min(max(wanted, -longest), longest) if known is None else known)
         self._last, self._moved, self._alone = reading, step, known is None
@@ -71,11 +77,12 @@ class RateDial:
     never get there, while threshold and weights grow in turn until few potentials lie in the surrogate's window.
 
     A strongly recurrent layer is bistable, silent or self-sustained: where a higher threshold has silenced it, the
-    step is taken back, and not tried again.
+    step is taken back, shorter ones are tried, and none where one of these has silenced it, too.
     """
 
     def __init__(self, band: tuple[float, float]) -> None:
-        low, high = max(band[0], _LEAST), band[1]  # a band from 0 has no logarithm to aim at
+        low, high = max(band[0], min(_LEAST, band[1] / 4)), band[1]
+        self._least = low
         self._low, self._high = min(2 * low, high), max(0.5 * high, low)
         self._aim = math.sqrt(self._low * self._high)
         self._secant = Secant(-1.0)
@@ -91,7 +98,7 @@ class RateDial:
 
     def fires(self, rate: float) -> bool:
         """Say whether a rate is no lower than the band: potentials then reach the threshold, and go with it."""
-        return rate >= max(self._band[0], _LEAST)
+        return rate >= self._least
 
     def _inside(self, rate: float) -> bool:
         return rate > 0 and self._band[0] <= rate <= self._band[1]
@@ -114,7 +121,7 @@ class RateDial:
             # Just inside the edge, a fifth of the way to the middle in log: rates also follow the other knobs.
             edge = self._low if rate < self._low else self._high
             goal = 0.8 * math.log(edge) + 0.2 * math.log(self._aim)
-            self._moved = min(self._secant.step(math.log(rate), goal), self._longest)
+            self._moved = self._secant.step(math.log(rate), goal, longest=self._longest)
             return self._moved
         else:
             self._moved = math.log(WAKE)
