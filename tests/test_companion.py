@@ -39,8 +39,20 @@ def test_short_moves_are_judged_together():
     companion = Companion(first=False)
     for _ in range(3):
         companion.note(0.12, True, 0.5, 0.1, 0.12)
-        due = companion.judge(0.5, 0.1)
+        due = companion.judge(0.51, 0.1)
     assert due == pytest.approx(-0.36)
+    companion.note(0.12, False, 0.5, 0.1, 0.0)
+    assert companion.judge(0.5, 0.1) == pytest.approx(0.12)  # to all digits where it was: that is no chance
+
+
+def test_a_threshold_that_turned_for_the_rate_breaks_a_row_of_moves_and_excuses_weights():
+    companion = Companion(first=True)
+    companion.note(0.2, False, 0.5, 0.1, 0.05)
+    companion.note(0.2, False, 0.51, 0.1, 0.0)
+    assert companion.judge(0.52, 0.1) == 0  # of the second alone
+    companion.note(UP, False, 0.5, 0.1, UP)
+    assert companion.judge(0.5, 0.1) == 0
+    assert not companion.goes(UP)
 
 
 def test_a_move_that_is_forgotten_is_not_judged():

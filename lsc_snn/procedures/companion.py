@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 _FOLLOWS = 0.2
 """Slope of a log radius in the log weights from which on it follows them."""
-_LEAST_MOVE = 0.3
-"""Moves shorter than this in log do not tell."""
+_LEAST_MOVE, _STILL = 0.3, 0.01
+"""Moves shorter than this in log do not tell, unless the slope is below that: by chance it is not."""
 _SAME_RATE = math.log(1.2)
 """Rise of a rate with the weights, in log, up to which a threshold that went along has done its part."""
-_SAME_TURN = 1e-3
-"""Difference, in log, up to which threshold and weights have turned alike."""
 _MOST_CHANGES = 4
 """Ways that a layer tries in all; where the radius follows none, it stays with the last."""
 
@@ -24,6 +22,11 @@ class _Move(NamedTuple):
     rate: float
     threshold: float
     """By how much the log threshold was turned in the same sweep."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether the threshold has done nothing but go along, or stay."""
+        return abs(self.threshold - self.step * self.along) < 1e-6
 
 
 class Companion:
@@ -50,7 +53,8 @@ class Companion:
         """Take note of a move of the weights, radius and rate before it, and the whole move of the threshold."""
         self._went_alone = not along
         before, self._last = self._last, _Move(step, along, radius, rate, threshold)
-        if before is not None and before.along == along:  # one move, in steps too short to tell
+        if before is not None and before.along == along and before.clean and self._last.clean:
+            # One move, in steps too short to tell.
             self._last = before._replace(step=before.step + step, threshold=before.threshold + threshold)
 
     def forget(self) -> None:
@@ -68,16 +72,20 @@ class Companion:
         That is the move which the threshold would have made, had the weights gone the other way.
         """
         last = self._last
-        if last is None or abs(last.step) < _LEAST_MOVE or self._changes >= _MOST_CHANGES:
+        if last is None or self._changes >= _MOST_CHANGES or not last.step:
+            return 0.0
+        if not all(0 < value < math.inf for value in (radius, last.radius, rate, last.rate)):
+            self._last = None
+            return 0.0
+        slope = math.log(radius / last.radius) / last.step
+        if abs(last.step) < _LEAST_MOVE and abs(slope) > _STILL:
             return 0.0
         self._last = None
-        if not all(0 < value < math.inf for value in (radius, last.radius, rate, last.rate)):
-            return 0.0
         rise = math.log(rate / last.rate) * math.copysign(1.0, last.step)
-        if math.log(radius / last.radius) / last.step >= _FOLLOWS:
+        # Something else may have moved it: what raised the rate, or a threshold that turned for that.
+        other = rise > _SAME_RATE or not last.clean if last.along else abs(last.threshold) >= abs(last.step)
+        if slope >= _FOLLOWS or other:
             return 0.0
-        if last.along and (rise > _SAME_RATE or abs(last.threshold - last.step) > _SAME_TURN):
-            return 0.0  # something else moved the radius
         self._changes += 1
         self._alone, self._alone_up = last.along, False
         return -last.step if last.along else last.step - last.threshold
