@@ -60,9 +60,9 @@ class RadiusReport:
     rates: Tensor
     """(L,) firing rate over valid steps, in spikes per unit and step; NaN for a layer that does not spike."""
     errors: Mapping[tuple[str, str], float] = field(default_factory=dict, hash=False)
-    """Relative standard error of each radius as a mean over its points, by transition kind and layer name as in
-    ``entries``; NaN or absent where it is not known. Where the potentials of a spiking layer lie far apart, few of them
-    are in the surrogate's window, and most points have a radius near 0: above ``ROUGH`` the mean says little."""
+    """Relative standard error of each radius of a spiking layer as a mean over its points, by transition kind and layer
+    name as in ``entries``; NaN where it is not known. Where potentials lie far apart, few of them are in the
+    surrogate's window, and most points have a radius near 0: above ``ROUGH`` the mean says little."""
 
     def entries(self) -> list[tuple[str, str, float]]:
         """Return (transition kind, layer name, radius) of every transition, input first."""
@@ -201,19 +201,18 @@ def mean_of(radii: Tensor) -> Mean:
 def report_from(grid: Grid, time: list[Mean], depth: list[Mean], decoder: Mean | None) -> RadiusReport:
     """Return the report of a grid with these mean radii; the first of ``depth`` is the encoder's."""
     names = tuple(layer.name for layer in grid.layers)
-    kinds = ["encoder", *["depth"] * (len(names) - 1)]
-    errors = {(kind, name): mean.error for kind, name, mean in zip(kinds, names, depth, strict=True)}
-    errors |= {("time", name): mean.error for name, mean in zip(names, time, strict=bool(time))}
-    if decoder is not None:
-        errors["decoder", "output"] = decoder.error
+    rates = [layer.rate for layer in grid.layers]
+    rows = [("encoder", names[0], depth[0]), *(("depth", *row) for row in zip(names[1:], depth[1:], strict=True))]
+    rows += [("time", *row) for row in zip(names, time, strict=True)] if time else []
+    spiking = {name for name, rate in zip(names, rates, strict=True) if not math.isnan(rate)}
     return RadiusReport(
         names=names,
         time=_column([mean.radius for mean in time]),
         depth=_column([mean.radius for mean in depth[1:]]),
         encoder=depth[0].radius,
         decoder=math.nan if decoder is None else decoder.radius,
-        rates=_column([layer.rate for layer in grid.layers]),
-        errors=errors,
+        rates=_column(rates),
+        errors={(kind, name): mean.error for kind, name, mean in rows if name in spiking},
     )
 
 

@@ -143,9 +143,8 @@ def stabilize(
             reports = gradient.run(goal, meter, list(model.parameters()), max_sweeps)
         else:
             reports = paper.run(goal, meter, list(model.parameters()), max_sweeps)
-        for report, dials in reports:
+        for report, distance, badness in reports:
             history.append(report)
-            distance, badness = goal.distance(report, dials), goal.badness(report, dials)
             if distance <= nearest and distance < FARTHEST:
                 nearest, best_parameters = distance, snapshot(movable)
             if progress:

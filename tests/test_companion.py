@@ -89,5 +89,6 @@ def test_another_way_is_left_only_to_weights_that_went_alone():
     for along in (True, False):
         companion = Companion(first=True)
         companion.note(UP, along, 0.5, 0.1, UP)
-        assert companion.change() is not along
+        assert companion.go_along() is not along
         assert companion.goes(UP)
+        assert not companion.go_along()  # there is no third

@@ -125,7 +125,7 @@ def test_an_end_within_reach_is_kept_and_any_other_gives_way_to_the_nearest_seen
         for index, name in enumerate(ends):
             with torch.no_grad():
                 layer.weight.copy_((1 + index) * before)
-            yield reports[name], goal.dials(reports[name])
+            yield goal.sighting(reports[name])
 
     monkeypatch.setattr("lsc_snn.procedures.fast.run", run)
     lsc.stabilize(layer, x)

@@ -19,16 +19,21 @@ class Attempt:
         """Share of its steps that a layer takes."""
         self.restarted = False
         self.smooth = False
-        """Whether many points have carried its radii."""
+        """Whether many points have carried its radii while it spiked, since it started."""
         self.wrong: set[str] = set()
         """The kinds of its transitions that were not right where it came nearest."""
         self._first_error = math.inf
         self._kept: list[tuple[nn.Parameter, Tensor]] = []
         self._first: list[tuple[nn.Parameter, Tensor]] = []
 
-    def note(self, error: float, wrong: set[str], knobs: Knobs) -> None:
-        """Take note of how far the layer is from its goal, in log, and in which transitions, as its knobs are."""
+    def note(self, error: float, wrong: set[str], smooth: bool, knobs: Knobs) -> None:
+        """Take note of how far the layer is from its goal, in log, and in which transitions, as its knobs are.
+
+        What it was before it is ``smooth`` for the first time does not count.
+        """
         self.failures += 1
+        if smooth and not self.smooth:
+            self.smooth, self.error, self._kept = True, math.inf, []
         if error < self.error or not self._kept:
             self._kept = snapshot(parameter for knob in knobs if knob for parameter in knob.parameters)
             self.error, self.wrong, self.failures = error, wrong, 0

@@ -12,7 +12,7 @@ _LEAST_MOVE, _STILL = 0.3, 0.01
 _SAME_RATE = math.log(1.2)
 """Rise of a rate with the weights, in log, up to which a threshold that went along has done its part."""
 _MOST_CHANGES = 4
-"""Ways that a layer tries in all; where the radius follows none, it stays with the last."""
+"""Changes of way after which a layer stays with the last: the radius follows none."""
 
 
 class _Move(NamedTuple):
@@ -61,10 +61,11 @@ class Companion:
         """Drop the last move."""
         self._last = None
 
-    def change(self) -> bool:
-        """Go along from now on; return whether the last move went another way."""
+    def go_along(self) -> bool:
+        """Let the threshold go along from now on; return whether the weights had gone alone when they last moved."""
+        went_alone, self._went_alone = self._went_alone, False
         self._alone = self._alone_up = False
-        return self._went_alone
+        return went_alone
 
     def judge(self, radius: float, rate: float) -> float:
         """Change the way if the radius did not follow the last move; return what the log threshold has to make up for.

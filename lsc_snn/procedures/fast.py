@@ -10,7 +10,7 @@ from lsc_snn.measure import RadiusReport
 from lsc_snn.procedures.attempt import Attempt
 from lsc_snn.procedures.companion import Companion
 from lsc_snn.procedures.coupling import Coupling
-from lsc_snn.procedures.goal import FARTHEST, FULL, Dial, Effort, Goal
+from lsc_snn.procedures.goal import FARTHEST, FULL, Dial, Effort, Goal, Sighting
 from lsc_snn.procedures.meter import Meter
 from lsc_snn.procedures.secant import WAKE, RateDial, Secant
 
@@ -61,6 +61,8 @@ class Fast:
         """The log of the factor by which the last sweep turned each knob."""
         self.held = 0
         """Layers, from the input up, that the last sweep left alone."""
+        self.doubt = False
+        """Whether it is for a full report to say that a layer has gone astray: the fewer points, the fewer carry it."""
         self.stalled = False
         """Whether the layer that is next to be settled has come no nearer for some sweeps."""
 
@@ -69,16 +71,22 @@ class Fast:
         """Layers among the held ones that are where they should be."""
         return self.held - sum(layer < self.held for layer in self._given_up)
 
-    def sweep(self, report: RadiusReport) -> bool:
-        """Turn the knobs once; return whether anything moved."""
-        moved = self._sweep(report)
+    def sweep(self, report: RadiusReport, full: bool = True) -> bool:
+        """Turn the knobs once; return whether anything moved.
+
+        Of a report that is not ``full`` it may turn nothing and be in ``doubt``: the full one is to be swept on.
+        """
+        self.doubt = False
+        moved = self._sweep(report, full)
+        if self.doubt:
+            return False
         still = set(range(len(self._couplings))) - {index for _, index in self._turned}
         for index in still:  # what its radii do until it is turned again, others have done
             self._couplings[index].forget()
             self._companions[index].forget()
         return moved
 
-    def _sweep(self, report: RadiusReport) -> bool:
+    def _sweep(self, report: RadiusReport, full: bool) -> bool:
         """Go through the layers.
 
         From the input up, a layer that is where it should be is held, as long as all below it are: radii of a layer
@@ -97,9 +105,10 @@ class Fast:
                 held, self.held = False, index
                 wrong = {dial.kind for dial in mine if self._is_wrong(dial)}
                 if attempt.smooth and self._is_astray(index, rate, mine):
-                    return self._turn_back(index)
-                attempt.note(self._error(index, rate, mine), wrong, self._goal.knobs[index])
-                attempt.smooth |= self._is_smooth(index, rate, mine)
+                    self.doubt = not full
+                    return full and self._turn_back(index)
+                smooth = self._is_smooth(index, rate, mine)
+                attempt.note(self._error(index, rate, mine), wrong, smooth, self._goal.knobs[index])
                 self.stalled = attempt.failures >= _STALLED
                 if attempt.failures > _patience(rate) and (moved := self._try_otherwise(index, dials, rate)):
                     return moved
@@ -140,9 +149,13 @@ class Fast:
         return self._rates[index].fires(rate) and all(0 < dial.radius < math.inf and not dial.rough for dial in dials)
 
     def _turn_back(self, index: int) -> bool:
-        """Go back to where a layer was nearest: on from there the other way, if it is not the last one, or to stay."""
+        """Go back to where a layer was nearest while it was smooth; return True.
+
+        If its weights last went alone it goes on from there with its threshold along. Else it is left there: a larger
+        scale makes its radius but rougher, and shorter steps or a second start would lead to the same scale.
+        """
         self._forget(index)
-        if self._companions[index].change():
+        if self._companions[index].go_along():
             self._attempts[index].back()
         else:
             self._attempts[index].give_up()
@@ -195,10 +208,12 @@ class Fast:
                     self._companions[dial.layer].forget()  # what it noted is not of where the layer is
         return bool(turned)
 
-    def is_done(self, report: RadiusReport) -> bool:
-        """Say whether a report is at the goal, in all that a knob still moves."""
+    def badness(self, report: RadiusReport) -> float:
+        """Return the worst violation in all that a knob still moves, as ``Goal.badness``; above 1 if any is rough."""
         dials = self.free(report)
-        return self._goal.badness(report, dials) <= 1 and not any(dial.rough for dial in dials)
+        wanted = [dial.wants(rate) for dial, rate in zip(self._rates, report.rates.tolist(), strict=True)]
+        left = self._given_up | {layer for layer, wants in enumerate(wanted) if not wants}
+        return max(self._goal.badness(report, dials, left), *(1 + dial.doubt for dial in dials if dial.rough), 0.0)
 
     def free(self, report: RadiusReport) -> list[Dial]:
         """Return the dials that a knob still moves: those of no given up layer whose knobs are not stuck.
@@ -254,6 +269,8 @@ class Fast:
         self._put(dial.knob, key, step)
         if dial.kind in _ARRIVING:
             self._accompany(dial, rate, step)
+            if dial.rough or not 0 < dial.radius < math.inf:
+                self._companions[dial.layer].forget()
         return True
 
     def _make_up(self, dial: Dial, rate: float) -> None:
@@ -263,7 +280,7 @@ class Fast:
         """
         threshold, name = self._goal.knobs[dial.layer].threshold, ("threshold", dial.layer)
         companion = self._companions[dial.layer]
-        if not self._is_wrong(dial):
+        if dial.rough or not self._is_wrong(dial):
             companion.forget()
         elif threshold is not None:
             due = companion.judge(dial.radius, rate)
@@ -332,33 +349,39 @@ def _patience(rate: float) -> int:
     return _CREEPING if math.isnan(rate) else _PATIENCE
 
 
-def run(goal: Goal, meter: Meter, max_sweeps: int) -> Iterator[tuple[RadiusReport, list[Dial]]]:
+def run(goal: Goal, meter: Meter, max_sweeps: int) -> Iterator[Sighting]:
     """Sweep until the goal is reached, no knob moves, nothing has helped for long, or ``max_sweeps`` are spent.
 
-    Yield a report, with the dials that count, before every sweep, and the last. Full are the first report, the last
-    (unless nothing has helped), and any after one that found the goal not quite reached; others leave out what has not
-    moved since the one before.
+    Yield what is seen before every sweep, and the last. Full are the first report, the last (unless nothing has
+    helped), and any after one that found the goal not quite reached; others leave out what has not moved since the one
+    before.
     """
     procedure = Fast(goal)
+
+    def seen(report: RadiusReport) -> Sighting:
+        return Sighting(report, goal.distance(report, goal.movable_dials(report)), procedure.badness(report))
+
     full, report = True, None
     nearest, settled, since = FARTHEST, 0, 0
     for index in range(max_sweeps):
         effort = FULL if full else _WHILE_STALLED if procedure.stalled else _ON_THE_WAY
         report = meter.report(effort, report, procedure.held)
-        if not full and procedure.is_done(report):
+        if not full and procedure.badness(report) <= 1:
             full, report = True, meter.refined()
-        dials, done = goal.movable_dials(report), procedure.is_done(report)
-        yield report, procedure.free(report) if done else dials
-        distance = goal.distance(report, dials)
-        since = 0 if distance < nearest or procedure.settled > settled else since + 1
-        nearest, settled = min(nearest, distance), max(settled, procedure.settled)
-        if done or since >= _HOPELESS * max(map(_patience, report.rates.tolist())):
+        sighting = seen(report)
+        yield sighting
+        since = 0 if sighting.distance < nearest or procedure.settled > settled else since + 1
+        nearest, settled = min(nearest, sighting.distance), max(settled, procedure.settled)
+        if sighting.badness <= 1 or since >= _HOPELESS * max(map(_patience, report.rates.tolist())):
             return
-        if not procedure.sweep(report):
+        moved = procedure.sweep(report, full)
+        if procedure.doubt:
+            report = meter.refined()
+            moved = procedure.sweep(report)
+        if not moved:
             if full:
                 return
             full = True  # of this report, nothing is left to move: of a full one, perhaps
         else:
             full &= index > 0
-    report = meter.report()
-    yield report, goal.movable_dials(report)
+    yield seen(meter.report())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,9 +21,6 @@ FARTHEST: Distance = (math.inf, math.inf)
 _ABOVE_FLOOR = 1.05
 """A radius that cannot fall to its target goes this near to its floor, or stays where it is if it is nearer or below:
 recurrent weights would just vanish, or grow without end."""
-
-
-_FEW = "a mean that few points carry: at most of them no potential lies in the surrogate's window"
 
 
 class Effort(NamedTuple):
@@ -49,7 +46,7 @@ class Dial(NamedTuple):
     target: float
     knob: Knob | None
     doubt: float = 0.0
-    """Two relative standard errors of the radius of a spiking layer that few points carry; 0 of any other."""
+    """Two relative standard errors of a radius that few points carry; 0 of any other."""
 
     @property
     def rough(self) -> bool:
@@ -75,6 +72,15 @@ class Dial(NamedTuple):
         return max(self.target, min(self.radius, floor))
 
 
+class Sighting(NamedTuple):
+    """A report on the way of a procedure, and how far from the goal it is."""
+
+    report: RadiusReport
+    distance: Distance
+    badness: float
+    """At most 1 where a procedure has come to its end: all that it can help is where it should be."""
+
+
 @dataclass(frozen=True)
 class Goal:
     """Targets, tolerance and rate band of one call of stabilize, with the knobs of the model's layers.
@@ -94,12 +100,11 @@ class Goal:
         dials = []
         times = report.means("time")
         for index, mean in enumerate(report.means("encoder", "depth")):
-            name, knobs, spikes = report.names[index], self.knobs[index], not math.isnan(report.rates[index])
-            kind = "depth" if index else "encoder"
-            dials.append(Dial(kind, index, name, mean.radius, self.target.depth, knobs.depth, _doubt(mean, spikes)))
+            name, knobs, kind = report.names[index], self.knobs[index], "depth" if index else "encoder"
+            dials.append(Dial(kind, index, name, mean.radius, self.target.depth, knobs.depth, _doubt(mean)))
             if times:
                 time = times[index]
-                dials.append(Dial("time", index, name, time.radius, self.target.time, knobs.time, _doubt(time, spikes)))
+                dials.append(Dial("time", index, name, time.radius, self.target.time, knobs.time, _doubt(time)))
         for mean in report.means("decoder"):
             dials.append(Dial("decoder", len(report.names), "output", mean.radius, 1.0, self.decoder))
         return dials
@@ -118,15 +123,16 @@ class Goal:
             return 0.0
         return math.log(rate / high) if rate > high else math.log(max(rate / low, _SILENT))
 
-    def badness(self, report: RadiusReport, dials: Iterable[Dial]) -> float:
+    def badness(self, report: RadiusReport, dials: Iterable[Dial], left: Collection[int] = ()) -> float:
         """Return the worst violation in units of what is allowed: of given dials, and of rates that a threshold moves.
 
         It is at most 1 where what these dials stand for is reached. One that nothing moves should not be among them: it
-        would hide what happens to the others.
+        would hide what happens to the others. Nor do the rates of layers that are ``left`` as they are count.
         """
         radii = max((dial.error / self.tolerance for dial in dials), default=0.0)
-        rates = max((1 + value for value in self._movable_excess(report) if value), default=0.0)
-        return math.inf if math.isnan(radii) else max(radii, rates)
+        rates = [value for layer, value in enumerate(self._movable_excess(report)) if layer not in left]
+        worst = max((1 + value for value in rates if value), default=0.0)
+        return math.inf if math.isnan(radii) else max(radii, worst)
 
     def distance(self, report: RadiusReport, dials: Iterable[Dial]) -> Distance:
         """Return the distance from the goal, of given dials and of rates that a threshold moves.
@@ -141,9 +147,14 @@ class Goal:
         return len(dials) - len(errors), sum(errors) + sum(self._movable_excess(report))
 
     def _movable_excess(self, report: RadiusReport) -> list[float]:
-        """Return how far, in log, each rate lies outside the band that a threshold could bring back."""
+        """Return how far, in log, the rate of each layer lies outside the band, if a threshold could bring it back."""
         rates = zip(report.rates.tolist(), self.knobs, strict=True)
-        return [abs(self.rate_excess(rate)) for rate, knobs in rates if movable(knobs.threshold)]
+        return [abs(self.rate_excess(rate)) if movable(knobs.threshold) else 0.0 for rate, knobs in rates]
+
+    def sighting(self, report: RadiusReport) -> Sighting:
+        """Return a report with its distance and badness in every dial."""
+        dials = [dial._replace(doubt=0.0) for dial in self.dials(report)]  # it may be of a single step, of few points
+        return Sighting(report, self.distance(report, dials), self.badness(report, dials))
 
     def reasons(self, report: RadiusReport) -> tuple[str, ...]:
         """Return a line for each transition and rate that is not where it should be, and why."""
@@ -151,7 +162,10 @@ class Goal:
         for dial in self.dials(report):
             reached = dial.error <= self.tolerance
             if dial.rough or not reached:
-                why = _FEW if reached else _why(dial)
+                why = "" if reached else _why(dial)
+                if dial.rough:
+                    few = "a mean that few points carry: at most of them no potential lies in the surrogate's window"
+                    why = f"{why}; {few}" if why else few
                 lines.append(f"{dial.name}: {dial.kind} radius {dial.radius:.3g}, target {dial.target:.3g}: {why}")
         low, high = self.rate_band
         for name, rate, knobs in zip(report.names, report.rates.tolist(), self.knobs, strict=True):
@@ -161,8 +175,8 @@ class Goal:
         return tuple(lines)
 
 
-def _doubt(mean: Mean, spikes: bool) -> float:
-    return 2 * mean.error if mean.rough and spikes else 0.0
+def _doubt(mean: Mean) -> float:
+    return 2 * mean.error if mean.rough else 0.0
 
 
 def _why(dial: Dial) -> str:

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from lsc_snn.measure import RadiusReport
 from lsc_snn.optim import AdaBelief, Lookahead
-from lsc_snn.procedures.goal import Dial, Goal
+from lsc_snn.procedures.goal import Goal, Sighting
 from lsc_snn.procedures.meter import Meter
 from lsc_snn.procedures.objective import correct, descend, differentiable_radii
 
@@ -26,32 +25,26 @@ _STEADY = 20
 """Steps in a row within the tolerance after which it stops."""
 
 
-def run(
-    goal: Goal, meter: Meter, parameters: list[nn.Parameter], max_sweeps: int
-) -> Iterator[tuple[RadiusReport, list[Dial]]]:
-    """Train until steady or ``max_sweeps`` time steps are spent; yield the report and dials of every visited step.
+def run(goal: Goal, meter: Meter, parameters: list[nn.Parameter], max_sweeps: int) -> Iterator[Sighting]:
+    """Train until steady or ``max_sweeps`` time steps are spent; yield what is seen at every visited step.
 
     The first and the last report are over all points.
     """
     generator = torch.Generator().manual_seed(meter.seed)
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-
-    def with_dials(report: RadiusReport) -> tuple[RadiusReport, list[Dial]]:
-        return report, goal.dials(report)
-
     if not trained:
-        yield with_dials(meter.report())
+        yield goal.sighting(meter.report())
         return
     optimizer = Lookahead(
         AdaBelief(trained, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY), k=_LOOKAHEAD_STEPS, alpha=_LOOKAHEAD_SHARE
     )
-    yield with_dials(meter.report())
+    yield goal.sighting(meter.report())
     steady = 0
     for _ in range(max_sweeps):
         report, radii = differentiable_radii(meter.one_step(generator), "exact", lambda: generator)
-        dials = goal.dials(report)
-        yield report, dials
-        steady = steady + 1 if goal.badness(report, dials) <= 1 else 0
+        dials, sighting = goal.dials(report), goal.sighting(report)
+        yield sighting
+        steady = steady + 1 if sighting.badness <= 1 else 0
         if steady > _STEADY:
             break
         distance = [(mean - dial.target) ** 2 for mean, dial in zip(radii, dials, strict=True)]
@@ -59,7 +52,7 @@ def run(
         correct(goal, dials)
         if float(torch.rand((), generator=generator)) < _SHUFFLE:
             _shuffle(trained, generator)
-    yield with_dials(meter.report())
+    yield goal.sighting(meter.report())
 
 
 @torch.no_grad()

@@ -97,7 +97,7 @@ class RateDial:
         return rate < self._low or (rate > self._high and not self._bistable)
 
     def fires(self, rate: float) -> bool:
-        """Say whether a rate is no lower than the band: potentials then reach the threshold, and go with it."""
+        """Say whether a rate is as high as the band, and told from silence: potentials then reach the threshold."""
         return rate >= self._least
 
     def _inside(self, rate: float) -> bool:
