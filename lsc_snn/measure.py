@@ -92,7 +92,6 @@ class RadiusReport:
                 "time": [_plain(mean.error) for mean in self.means("time")],
                 "depth": [_plain(mean.error) for mean in self.means("depth")],
                 "encoder": _plain(self.means("encoder")[0].error),
-                "decoder": next((_plain(mean.error) for mean in self.means("decoder")), None),
             },
         }
 

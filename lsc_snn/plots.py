@@ -66,14 +66,10 @@ def wanted_radius(kind: str, target: Target) -> float:
 
 
 def count_reached(report: RadiusReport, target: Target, tolerance: float) -> tuple[int, int]:
-    """Return how many transitions lie within ``tolerance`` of their wanted radius, and how many there are.
-
-    One that few points carry does not count as there.
-    """
-    entries = report.entries()
-    there = (abs(value - wanted_radius(kind, target)) <= tolerance for kind, _, value in entries)
-    rough = (mean.rough for mean in report.means(*{kind for kind, _, _ in entries}))
-    return sum(near and not doubtful for near, doubtful in zip(there, rough, strict=True)), len(entries)
+    """Return how many transitions lie within ``tolerance`` of their wanted radius, no rough one, and how many there are."""
+    kinds = ("encoder", "time", "depth", "decoder")
+    found = [(mean, wanted_radius(kind, target)) for kind in kinds for mean in report.means(kind)]
+    return sum(not mean.rough and abs(mean.radius - wanted) <= tolerance for mean, wanted in found), len(found)
 
 
 def radius_limits(reports: Iterable[RadiusReport], target: Target | None = None) -> Limits:

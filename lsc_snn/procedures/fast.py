@@ -252,7 +252,7 @@ class Fast:
             return False
         key = (dial.kind, dial.layer)
         secant = self._secants.setdefault(key, Secant())
-        astray = dial.kind != "decoder" and self._is_astray(dial.layer, rate, [dial]) and dial.radius < dial.target
+        astray = dial.rough and self._is_astray(dial.layer, rate, [dial]) and dial.radius < dial.target
         if 0 < dial.radius < math.inf and not astray:
             damping = 1.0 if dial.kind == "decoder" else self._attempts[dial.layer].damping
             step = secant.step(math.log(dial.radius), math.log(dial.target), damping, known)
