@@ -66,7 +66,7 @@ def wanted_radius(kind: str, target: Target) -> float:
 
 
 def count_reached(report: RadiusReport, target: Target, tolerance: float) -> tuple[int, int]:
-    """Return how many transitions lie within ``tolerance`` of their wanted radius, no rough one, and how many there are."""
+    """Return how many transitions are within ``tolerance`` of their radius, none of them rough, and of how many."""
     kinds = ("encoder", "time", "depth", "decoder")
     found = [(mean, wanted_radius(kind, target)) for kind in kinds for mean in report.means(kind)]
     return sum(not mean.rough and abs(mean.radius - wanted) <= tolerance for mean, wanted in found), len(found)

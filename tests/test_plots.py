@@ -222,3 +222,11 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"lsc-snn\[cli\]"):
         plots.radii_figure(AFTER)
+
+
+def test_a_rough_radius_is_not_counted_as_reached():
+    rates = torch.tensor([0.1])
+    smooth = RadiusReport(("a",), torch.tensor([0.5]), torch.tensor([]), 0.5, 1.0, rates)
+    rough = RadiusReport(("a",), torch.tensor([0.5]), torch.tensor([]), 0.5, 1.0, rates, {("encoder", "a"): 0.3})
+    assert plots.count_reached(smooth, Target.half(), 0.05) == (3, 3)
+    assert plots.count_reached(rough, Target.half(), 0.05) == (2, 3)

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from cases import normal, seeded
 from lsc_snn import gradient_profile, measure, stabilize
-from lsc_snn.adapters import find_adapters
-from lsc_snn.adapters.snntorch import DECAY_MAX
 from lsc_snn.trace import trace
 from test_snntorch import WIDE, Loop, Whole
 
@@ -234,42 +232,6 @@ def test_a_neuron_without_a_surrogate_is_dead_in_depth():
     report = measure(build(Loop, lambda n: snn.Leaky(0.9, surrogate_disable=True), 2, 8), torch.rand(6, 4, NUM_INPUTS))
     assert report.depth.tolist() == [0.0]
     assert report.time.tolist() == pytest.approx([0.9, 0.9])
-
-
-@pytest.mark.parametrize("factor", [0.5, 1.1, 1e6])
-def test_time_knobs_multiply_the_decays_and_keep_them_below_one(factor):
-    def knobs(module):
-        ((_, _, adapter),) = find_adapters(module)
-        return adapter.knobs(module)
-
-    betas = torch.tensor([-0.1, 0.3, 0.8, 1.2])
-    neuron = snn.RSynaptic(
-        0.6, betas.clone(), linear_features=4, learn_alpha=True, learn_beta=True, learn_threshold=True
-    )
-    recurrent = neuron.recurrent.weight.detach().clone()
-    knobs(neuron).time.turn(factor)
-    # Beta is the slowest: alpha goes up no farther than it was.
-    torch.testing.assert_close(neuron.alpha.detach(), torch.tensor(0.6 * min(factor, 1.0)))
-    torch.testing.assert_close(neuron.beta.detach(), (betas.clamp(0, 1) * factor).clamp(max=DECAY_MAX))
-    torch.testing.assert_close(neuron.recurrent.weight.detach(), factor * recurrent)
-    knobs(neuron).threshold.turn(factor)
-    assert float(neuron.threshold.detach()) == pytest.approx(factor)
-    module = snn.StateLeaky(0.8, 4, learn_beta=True)
-    before = torch.exp(-1 / module.tau.detach())
-    knobs(module).time.turn(factor)
-    torch.testing.assert_close(torch.exp(-1 / module.tau.detach()), (before * factor).clamp(max=DECAY_MAX))
-    faster = snn.Synaptic(0.9, 0.5, learn_alpha=True, learn_beta=True)
-    knobs(faster).time.turn(factor)
-    assert float(faster.alpha.detach()) == pytest.approx(min(0.9 * factor, DECAY_MAX))
-    assert float(faster.beta.detach()) == pytest.approx(0.5 * min(factor, 1.0))
-    faster.alpha.requires_grad_(False)
-    knob = knobs(faster).time
-    knob.turn(0.5)
-    knob.turn(3.0)  # now beta is the slowest that may be learnt
-    assert float(faster.beta.detach()) == pytest.approx(min(0.75 * min(factor, 1.0), DECAY_MAX))
-    for fixed in (snn.Leaky(0.9), snn.Alpha(0.9, 0.8, learn_beta=True), snn.Lapicque(0.9, learn_beta=True)):
-        assert knobs(fixed).time is None
-        assert knobs(fixed).threshold is None
 
 
 def test_a_filter_without_spikes_has_no_rate():
