@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from lsc_snn.axes import Layout, layouts, of_input, of_output
 from lsc_snn.events import EventBatch, Inputs
 from lsc_snn.graph import leaf_ids, passed, slices, tensors_in
-from lsc_snn.grid import Decoder, Grid, LayerRecord, Points, Source, Transition
+from lsc_snn.grid import Decoder, Grid, LayerRecord, Points
 from lsc_snn.knobs import Knob, multiplied, together
 from lsc_snn.recording import CellRow, Row, SequenceRow, source_of
 from lsc_snn.replay import Between, Replay, at_points, close
+from lsc_snn.transition import Source, Transition
 
 _FEWEST = 8
 """Points over which a mean radius is taken, however wide the layers are."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from lsc_snn.adapters.base import Pass, SequenceAdapter, StepAdapter, find_adapters, register_adapter
 from lsc_snn.events import EventBatch, Inputs
-from lsc_snn.grid import ClosedForm, ClosedStep, Memory, Points, Step
+from lsc_snn.grid import Memory, Points, Step
 from lsc_snn.knobs import Knobs
 from lsc_snn.recording import run_by_steps, unrolled
 
@@ -53,23 +52,6 @@ class FirstLayer(nn.Module):
         return self.layer(self.encoded(inputs), state)
 
 
-@dataclass(frozen=True)
-class _EncodedStep:
-    """The pure step of the layer behind its encoder; its time transition is the layer's."""
-
-    module: FirstLayer
-    inner: ClosedStep
-
-    def __call__(self, arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        return self.inner(self.module.encoded(arrived), memory)
-
-    def closed_time(self, memory: Memory) -> ClosedForm:
-        return self.inner.closed_time(memory)
-
-    def closed_depth(self, arrived: Tensor, memory: Memory) -> None:
-        return None
-
-
 class FirstLayerAdapter(SequenceAdapter):
     """The layer inside, whose input is that of the whole: the encoder is part of its depth transition."""
 
@@ -83,8 +65,7 @@ class FirstLayerAdapter(SequenceAdapter):
 
         def at(points: Points) -> tuple[Step, Memory]:
             step, memory = done.at(points)
-            encoded = _EncodedStep(module, step) if isinstance(step, ClosedStep) else None
-            return encoded or (lambda arrived, memory: step(module.encoded(arrived), memory)), memory
+            return lambda arrived, memory: step(module.encoded(arrived), memory), memory
 
         return Pass(inputs, done.output, done.returned, at)
 

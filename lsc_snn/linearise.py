@@ -1,110 +1,183 @@
-"""The Jacobians of one neuron step in closed form: a product is one matrix product and a few elementwise operations.
+"""A step's Jacobian in closed form, where units act on each other by matrices alone.
 
-A step mixes units by its matrices alone, the recurrent W, which acts on the spikes z, and the input W_in::
+A product is then a few elementwise operations, and one matrix product for each of them. That is what neurons do,
+whatever their equations: recurrent weights act on spikes, input weights on what arrives. With s what a matrix W acts
+on, r = W s, x what the step is given and y what it returns, all else of the Jacobian is of units by themselves::
 
-    d(v', a') / d(v, a) = local + e_v W dz/d(v, a)      e_v: the rows of v'
-    dz' / dx            = diag(dz'/dI) W_in             I: the current
+    dy / dx = local + sum over W of (dy / dr) W (ds / dx)
 
-``local``, the Jacobian of the step without W, and the derivatives of spikes are blocks of diagonal matrices: a few
-numbers for each unit, which autograd finds once, from ``neurons.step`` itself, whatever its resets and surrogates.
+The step is run with every r cut off, so that autograd finds the derivatives of units at once. Nothing is assumed of it:
+where one unit acts on another in a way that is not seen here, ``unitwise`` finds out, and there is no closed form.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from lsc_snn.grid import ClosedForm
-from lsc_snn.neurons import NeuronParameters, NeuronState, spike, step
-
-
-@dataclass(frozen=True)
-class ClosedTime(ClosedForm):
-    """The time transition at K points, of m variables in each of N units; vectors are (K, m N), v first.
-
-    ``local`` (m, K, m, N) holds the derivatives of the m-th variable after the step by those before, ``spike``
-    (K, m, N) those of z before the step, ``recurrent`` the matrix (N, N) or None.
-    """
-
-    local: Tensor
-    spike: Tensor
-    recurrent: Tensor | None
-
-    def rmatvec(self, vectors: Tensor) -> Tensor:
-        """Return M^T u, (K, m N)."""
-        u = vectors.reshape(self.spike.shape)
-        product = self.local[0] * u[:, :1]
-        for index in range(1, len(self.local)):
-            product.addcmul_(self.local[index], u[:, index : index + 1])
-        if self.recurrent is not None:
-            product.addcmul_(self.spike, (u[:, 0] @ self.recurrent)[:, None])
-        return product.flatten(1)
-
-    def matvec(self, vectors: Tensor) -> Tensor:
-        """Return M v, (K, m N)."""
-        v = vectors.reshape(self.spike.shape)
-        product = (self.local * v).sum(2)
-        if self.recurrent is not None:
-            product[0].addmm_((self.spike * v).sum(1), self.recurrent.T)
-        return product.transpose(0, 1).flatten(1)
+from lsc_snn.graph import reached
+from lsc_snn.transition import ClosedForm, Transition
+from lsc_snn.unitwise import Unitwise, unitwise
 
 
-@dataclass(frozen=True)
-class ClosedDepth(ClosedForm):
-    """The depth transition at K points: ``slope`` (K, N) is dz'/dI, ``weight`` (N, num_inputs) is W_in."""
+class Through(NamedTuple):
+    """The part of a Jacobian that passes one matrix: dy / dr, W, and ds / dx, or None where s is x itself."""
 
-    slope: Tensor
+    after: Unitwise
     weight: Tensor
+    before: Unitwise | None
+
+
+@dataclass(frozen=True)
+class Mixing(ClosedForm):
+    """Units by themselves, or None where these do not act, and all that passes matrices."""
+
+    local: Unitwise | None
+    through: tuple[Through, ...]
 
     def rmatvec(self, vectors: Tensor) -> Tensor:
-        """Return M^T u, (K, num_inputs)."""
-        return (self.slope * vectors) @ self.weight
+        """Return M^T u."""
+        parts = [] if self.local is None else [self.local.rmatvec(vectors)]
+        for after, weight, before in self.through:
+            product = after.rmatvec(vectors) @ weight
+            parts.append(product if before is None else before.rmatvec(product))
+        return _total(parts)
 
     def matvec(self, vectors: Tensor) -> Tensor:
-        """Return M v, (K, N)."""
-        return (vectors @ self.weight.T).mul_(self.slope)
+        """Return M v."""
+        parts = [] if self.local is None else [self.local.matvec(vectors)]
+        for after, weight, before in self.through:
+            product = vectors if before is None else before.matvec(vectors)
+            parts.append(after.matvec(product @ weight.T))
+        return _total(parts)
 
-    def block(self, row_index: Tensor, col_index: Tensor) -> ClosedDepth:
-        """Return the sub-block, of a smaller matrix."""
-        return ClosedDepth(self.slope[:, row_index], self.weight[row_index][:, col_index])
+    def block(self, row_index: Tensor, col_index: Tensor) -> Mixing | None:
+        """Return the sub-block of a layer behind one matrix, of a smaller one."""
+        if self.local is not None or len(self.through) != 1:
+            return None
+        ((after, weight, before),) = self.through
+        if before is not None or (after.rows, after.cols) != (1, 1):
+            return None
+        return Mixing(None, (Through(after.units(row_index), weight[row_index][:, col_index], None),))
 
 
-def closed_time(state: NeuronState, parameters: NeuronParameters) -> ClosedTime:
-    """Return the time transition of ``neurons.step`` at a state (K, N), for the parameters as they are now.
+def _total(parts: list[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.add_(part)
+    return total
 
-    >>> from lsc_snn import LIF
-    >>> layer = LIF(3, 2, tau=1.0, recurrent=False)
-    >>> closed_time(layer.initial_state(1), layer.neuron_parameters()).rmatvec(torch.ones(1, 2))
-    tensor([[0.3679, 0.3679]])
+
+@dataclass(frozen=True)
+class Behind(ClosedForm):
+    """A closed form behind what a user's forward does in front of it."""
+
+    step: ClosedForm
+    front: Transition
+
+    def rmatvec(self, vectors: Tensor) -> Tensor:
+        """Return M^T u."""
+        return self.front.rmatvec(self.step.rmatvec(vectors))
+
+    def matvec(self, vectors: Tensor) -> Tensor:
+        """Return M v."""
+        return self.step.matvec(self.front.matvec(vectors))
+
+
+def closed_form(run: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], start: Sequence[Tensor]) -> ClosedForm | None:
+    """Return the Jacobian at ``start`` of what ``run`` returns, variables (K, ...) of some units; None if unknown.
+
+    >>> from torch import nn
+    >>> closed_form(lambda x: (torch.tanh(x[0]),), (torch.zeros(1, 2),)).rmatvec(torch.ones(1, 2))
+    tensor([[1., 1.]])
     """
-    memory = [part.detach().requires_grad_() for part in state[:2] if part is not None]
-    before = NeuronState(memory[0], memory[1] if len(memory) > 1 else None, state.refractory)
-    with torch.enable_grad():
-        z = spike(before, parameters)
-        _, after = step(torch.zeros_like(state.v), before, parameters._replace(recurrent=None))
-        # Each unit depends on its own memory alone: the gradient of a sum over units holds the derivatives of all.
-        of_spike, *local = (
-            torch.stack(torch.autograd.grad(part.sum(), memory, retain_graph=True, materialize_grads=True), 1)
-            for part in (z, *after[:2])
-            if part is not None
-        )
-    # Copies of matrices: parameters change in place.
-    matrix = None if parameters.recurrent is None else parameters.recurrent.detach().clone()
-    return ClosedTime(torch.stack(local), of_spike, matrix)
+    leaves = tuple(tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in start)
+    inputs = [leaf for leaf in leaves if leaf.requires_grad]
+    with torch.enable_grad():  # whatever mode the caller is in
+        with _Cut(inputs) as cut:
+            variables = [tensor.flatten(1) for tensor in run(leaves)]
+        outputs = torch.cat(variables, 1)
+    changes = [product.change for product in cut.products]
+    used = reached(outputs, changes)
+    products = [product for product in cut.products if id(product.change) in used]
+    if any(reached(product.signal, changes) for product in products):
+        return None  # one behind the other: they do not simply add up
+    units, arriving = {tensor.shape[1] for tensor in variables}, {leaf[0].numel() for leaf in inputs}
+    types = {tensor.dtype for tensor in (*variables, *inputs, *(part for product in products for part in product))}
+    if any(len(found) != 1 for found in (units, arriving, types)):
+        return None
+    (size,), (width,) = units, arriving
+    direct = inputs if size == width else []
+    if not direct and (not products or reached(outputs, inputs)):
+        return None
+    found = unitwise(outputs, [*direct, *(product.change for product in products)], size)
+    if found is None:
+        return None
+    start_col, through = len(direct), []
+    for product in products:
+        end_col = start_col + product.change.shape[1] // size
+        before = None
+        if product.signal is not inputs[0] or len(inputs) > 1:
+            before = unitwise(product.signal, inputs, width)
+            if before is None:
+                return None
+        through.append(Through(found.columns(start_col, end_col), product.weight, before))
+        start_col = end_col
+    local = found.columns(0, len(direct)) if direct else None
+    if not through:
+        return local
+    return Mixing(local if local is not None and local.terms else None, tuple(through))
 
 
-def closed_depth(current: Tensor, state: NeuronState, parameters: NeuronParameters, weight: Tensor) -> ClosedDepth:
-    """Return the depth transition of ``neurons.step`` at a current and a state (K, N), for the parameters as now.
+class _Product(NamedTuple):
+    """A matrix product of a pass: ``signal`` (K, cols), ``weight`` (rows, cols), and a ``change`` of it, of zeros."""
 
-    >>> from lsc_snn import LIF
-    >>> layer = LIF(1, 1, recurrent=False)
-    >>> closed_depth(torch.full((1, 1), 0.8), layer.initial_state(1), layer.neuron_parameters(), torch.eye(1)).slope
-    tensor([[0.8000]])
+    signal: Tensor
+    weight: Tensor
+    change: Tensor
+
+
+class _Cut(TorchFunctionMode):
+    """Cuts products of a matrix with what depends on some leaves: gradients end at a change that is added to them."""
+
+    def __init__(self, leaves: list[Tensor]) -> None:
+        super().__init__()
+        self._leaves = leaves
+        self.products: list[_Product] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Do as ``func``; of a product, return one that is cut off."""
+        value = func(*args, **(kwargs or {}))
+        operands = None if kwargs else _operands(func, args)
+        if operands is None or not isinstance(value, Tensor) or not value.requires_grad:
+            return value
+        added, signal, weight = operands
+        if signal.shape[0] != len(self._leaves[0]) or (signal.dim(), weight.dim()) != (2, 2):
+            return value
+        if not reached(signal, [*self._leaves, *(product.change for product in self.products)]):
+            return value
+        change = torch.zeros_like(value).requires_grad_()
+        self.products.append(_Product(signal, weight.detach().clone(), change))
+        value = value.detach() + change
+        return value if added is None else value + (added - added.detach())
+
+
+def _operands(func: Any, args: tuple[Any, ...]) -> tuple[Tensor | None, Tensor, Tensor] | None:
+    """Return what is added to a matrix product, its signal (K, cols) and its matrix (rows, cols); None if it is none.
+
+    A bias, which no signal acts on, is left out.
     """
-    current = current.detach().requires_grad_()
-    with torch.enable_grad():
-        z, _ = step(current, state, parameters)
-        (slope,) = torch.autograd.grad(z.sum(), current)
-    return ClosedDepth(slope, weight.detach().clone())
+    if func is functional.linear:
+        return None, args[0], args[1]
+    if func in _MATRIX_PRODUCTS:
+        return None, args[0], args[1].mT
+    return (args[0], args[1], args[2].mT) if func is torch.addmm else None
+
+
+_MATRIX_PRODUCTS = (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__)

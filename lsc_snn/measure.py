@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from lsc_snn import _checks
 from lsc_snn.axes import layouts, of_output
 from lsc_snn.events import Inputs
-from lsc_snn.grid import Grid, Memory, Points, Transition, square
+from lsc_snn.grid import Grid, Memory, Points
 from lsc_snn.recording import undisturbed, unrolled
 from lsc_snn.spectral import METHODS, Method, radius
 from lsc_snn.trace import Call, Handled, handled_modules, replaced_forwards, trace
+from lsc_snn.transition import Transition, square
 
 ROUGH = 0.25
 """Relative standard error of a mean radius above which it is rough: of 256 points, about 15 carry it."""

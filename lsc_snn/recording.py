@@ -17,7 +17,8 @@ from torch.autograd.graph import GradientEdge
 from lsc_snn.adapters.base import AnyAdapter, Pass, SequenceAdapter, StepAdapter
 from lsc_snn.events import EventBatch
 from lsc_snn.graph import reached
-from lsc_snn.grid import Memory, Points, Source, Step
+from lsc_snn.grid import Memory, Points, Step
+from lsc_snn.transition import Source
 
 
 class Row(ABC):

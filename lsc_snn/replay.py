@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from lsc_snn.events import EventBatch, Inputs
-from lsc_snn.grid import Points, Source
+from lsc_snn.grid import Points
 from lsc_snn.recording import Row, SequenceRow
+from lsc_snn.transition import Source
 
 Outputs = Mapping[str, Tensor]
 """What each layer hands up, by its name."""

@@ -33,7 +33,7 @@ _NORMAL = 0.2
 
 
 class Operator(Protocol):
-    """A batch of K square linear operators (n, n): ``lsc_snn.grid.Transition``, a ``Block`` of one, or ``Matrix``."""
+    """A batch of K square linear operators (n, n): a ``Transition``, a ``Block`` of one, or a ``Matrix``."""
 
     batch: int
     rows: int
@@ -117,7 +117,7 @@ def radius(
     op = Matrix(operator) if isinstance(operator, Tensor) else operator
     if op.rows != op.cols:
         raise ValueError(
-            f"operator: expected square, got {op.rows} x {op.cols}; take a square block with lsc_snn.grid.square"
+            f"operator: expected square, got {op.rows} x {op.cols}; take a square block with lsc_snn.transition.square"
         )
     closed = getattr(op, "closed", None)
     known: Tensor | None = None if closed is None or method == "exact" else closed.radius()

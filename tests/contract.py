@@ -15,6 +15,7 @@ from cases import DEVICES, normal
 from lsc_snn import RadiusReport, StabilizeReport, Target, gradient_profile, measure, stabilize
 from lsc_snn.grid import Grid
 from lsc_snn.trace import trace
+from lsc_snn.transition import Transition
 
 Memory = tuple[Tensor, ...]
 STEPS, BATCH, NUM_INPUTS = 7, 3, 12
@@ -99,7 +100,7 @@ class AdapterContract:
         grid, cells, _ = self.traced()
         for layer, module in zip(grid.layers, cells, strict=True):
             assert bool(layer.memory) is not self.timeless
-            dense = layer.time().to_dense() if layer.memory else None
+            dense = _dense(layer.time()) if layer.memory else None
             for point, _, _ in _points(grid):
                 arrived, memory = _recorded(layer, point)
                 if dense is not None:
@@ -122,7 +123,7 @@ class AdapterContract:
     def test_depth_transitions_are_autograd_through_the_users_forward(self):
         grid, _, run = self.traced()
         for index, layer in enumerate(grid.layers):
-            dense = layer.depth().to_dense()
+            dense = _dense(layer.depth())
             for point, time, sample in _points(grid):
                 output = run.outputs[index].at(time + self.latency, sample)
                 torch.testing.assert_close(dense[point], run.sources[index].jacobian(output, time, sample))
@@ -130,7 +131,7 @@ class AdapterContract:
     def test_the_decoder_is_autograd_through_the_users_forward(self):
         grid, _, run = self.traced()
         assert grid.decoder is not None
-        dense = grid.decoder.transition().to_dense()
+        dense = _dense(grid.decoder.transition())
         for point, time, sample in _points(grid):
             output = run.outputs[-1].at(time + self.decoder_latency, sample)
             torch.testing.assert_close(dense[point], run.sources[-1].jacobian(output, time, sample))
@@ -155,6 +156,12 @@ class AdapterContract:
             assert value is old or (torch.equal(value, old) if isinstance(value, Tensor) else value == old), name
         assert torch.equal(x, batch)
         assert not x.requires_grad
+
+    def test_measuring_without_gradients_is_the_same(self):
+        model, x = self.build(2), self.inputs(STEPS, BATCH)
+        expected = measure(model, x, num_times=2)
+        with torch.no_grad():
+            assert measure(model, x, num_times=2).to_dict() == expected.to_dict()
 
     def test_gradient_profile_has_an_entry_for_every_step_and_layer(self):
         model, x = self.build(3), self.inputs(STEPS, BATCH)
@@ -307,6 +314,15 @@ def _points(grid: Grid) -> list[tuple[int, int, int]]:
     """Return (index, time, sample) of every point."""
     pairs = zip(grid.points.times.tolist(), grid.points.samples.tolist(), strict=True)
     return [(index, time, sample) for index, (time, sample) in enumerate(pairs)]
+
+
+def _dense(transition: Transition) -> Tensor:
+    """Return the Jacobians, which autograd alone has found, once products, which may have a closed form, agree."""
+    dense = transition.to_dense()
+    u, v = normal(transition.batch, transition.rows, seed=7), normal(transition.batch, transition.cols, seed=8)
+    torch.testing.assert_close(transition.rmatvec(u.to(dense)), torch.einsum("krc,kr->kc", dense, u.to(dense)))
+    torch.testing.assert_close(transition.matvec(v.to(dense)), torch.einsum("krc,kc->kr", dense, v.to(dense)))
+    return dense
 
 
 def _recorded(layer: Any, point: int) -> tuple[Tensor, Memory]:

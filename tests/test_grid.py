@@ -5,8 +5,9 @@ import torch
 from torch.autograd.functional import jacobian
 
 from cases import normal, seeded
-from lsc_snn.grid import Block, Points, Source, Transition, square
+from lsc_snn.grid import Points
 from lsc_snn.spectral import radius
+from lsc_snn.transition import Block, Source, Transition, square
 
 K, ROWS, COLS = 3, 4, 6
 

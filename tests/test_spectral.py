@@ -8,10 +8,10 @@ import torch
 
 from cases import normal, seeded
 from lsc_snn import ALIF
-from lsc_snn.grid import square
 from lsc_snn.spectral import NUM_MATVECS, Matrix, radius
 from lsc_snn.surrogate import Gaussian, Triangular
 from lsc_snn.trace import trace
+from lsc_snn.transition import square
 from reference import drive, make_layer, radii
 
 METHODS = ["power", "exact"]

@@ -10,13 +10,14 @@ from torch import nn
 from cases import normal, seeded
 from contract import NUM_INPUTS, AdapterContract
 from lsc_snn import LRU, S5, SSMBlock, gradient_profile, measure, stabilize
-from lsc_snn.adapters.ssm import BlockAdapter, Rotations, StateSpaceAdapter
+from lsc_snn.adapters.ssm import BlockAdapter, StateSpaceAdapter
 from lsc_snn.grid import Points
 from lsc_snn.knobs import movable
 from lsc_snn.spectral import radius
 from lsc_snn.ssm import MAX_MAGNITUDE
 from lsc_snn.ssm_layers import StateSpaceLayer
 from lsc_snn.trace import trace
+from lsc_snn.unitwise import Unitwise
 
 N, P = 4, 6
 LAYERS = {
@@ -67,8 +68,8 @@ class TestLRU(AdapterContract):
         return Stack(self.make_layer, layers, width)
 
     def one_step(self, module, arrived, memory):
-        outputs, state = module(arrived[None], torch.view_as_complex(memory[0]))
-        return outputs[0], (torch.view_as_real(state),)
+        outputs, state = module(arrived[None], torch.complex(*memory))
+        return outputs[0], (state.real, state.imag)
 
 
 class TestS5(TestLRU):
@@ -99,12 +100,10 @@ def test_transitions_are_scaled_rotations_and_the_instant_path_of_the_published_
             decay, gain = np.exp(rate * step), (np.exp(rate * step) - 1) / rate
         else:
             decay, gain = (1 + step / 2 * rate) / (1 - step / 2 * rate), step / (1 - step / 2 * rate)
-    rotations = np.zeros((P, 2, P, 2))
-    for index, number in enumerate(decay):
-        rotations[index, :, index] = [[number.real, -number.imag], [number.imag, number.real]]
+    rotations = np.block([[np.diag(decay.real), -np.diag(decay.imag)], [np.diag(decay.imag), np.diag(decay.real)]])
     record = one_record(nn.Sequential(layer))
     for time, depth in zip(record.time().to_dense().numpy(), record.depth().to_dense().numpy(), strict=True):
-        np.testing.assert_allclose(time, rotations.reshape(2 * P, 2 * P), atol=1e-13)
+        np.testing.assert_allclose(time, rotations, atol=1e-13)
         np.testing.assert_allclose(depth, pairs * (C @ (gain[:, None] * B)).real + np.diag(value["D"]), atol=1e-13)
     report = measure(nn.Sequential(layer), normal(5, 2, N), method="exact")
     assert report.time.tolist() == pytest.approx([np.abs(decay).max()], rel=1e-12)
@@ -115,7 +114,7 @@ def test_closed_products_are_those_of_the_dense_jacobian(model):
     time = one_record(nn.Sequential(model)).time()
     dense = time.to_dense()
     vectors = normal(time.batch, time.rows, seed=7)
-    assert isinstance(time.closed, Rotations)
+    assert isinstance(time.closed, Unitwise)
     torch.testing.assert_close(time.matvec(vectors), torch.einsum("krc,kc->kr", dense, vectors))
     torch.testing.assert_close(time.rmatvec(vectors), torch.einsum("krc,kr->kc", dense, vectors))
     torch.testing.assert_close(radius(time), radius(time, method="exact"))
@@ -139,7 +138,7 @@ class Plain:
         self.rmatvec, self.matvec = transition.rmatvec, transition.matvec
 
 
-def test_of_a_subclass_that_steps_otherwise_no_closed_form_is_assumed():
+def test_a_subclass_that_steps_otherwise_is_measured_as_it_steps():
     class Faded(LRU):
         def step(self, inputs, state):
             output, state = super().step(inputs, state)
@@ -148,7 +147,6 @@ def test_of_a_subclass_that_steps_otherwise_no_closed_form_is_assumed():
     faded = Faded(N, P, generator=seeded(1), dtype=torch.float64)
     for model in (faded, SSMBlock(faded, generator=seeded(2))):
         time = one_record(nn.Sequential(model)).time()
-        assert time.closed is None
         expected = float(faded.eigenvalues.detach().abs().max()) / 2
         assert radius(time).tolist() == pytest.approx([expected] * time.batch)
 
@@ -170,9 +168,8 @@ def test_memories_are_the_states_before_each_step_and_a_handed_state_is_the_firs
                 states.append(state)
                 _, state = layer.step(row, state)
             grid = trace(Carried(layer, first), x, num_times=5)
-            (pairs,) = grid.layers[0].memory
             expected = torch.stack(states)[grid.points.times, grid.points.samples].detach()
-            torch.testing.assert_close(torch.view_as_complex(pairs), expected)
+            torch.testing.assert_close(torch.complex(*grid.layers[0].memory), expected)
             profile = gradient_profile(Carried(layer, first), x)
             assert profile.shape == (5, 1)
 
@@ -345,4 +342,4 @@ def test_a_step_takes_any_number_of_points():
     step, memory = done.at(Points(torch.tensor([0, 1, 4]), torch.tensor([0, 1, 1])))
     output, after = step(normal(3, N), memory)
     assert output.shape == (3, N)
-    assert [tensor.shape for tensor in (*memory, *after)] == [(3, P, 2), (3, P, 2)]
+    assert [tensor.shape for tensor in (*memory, *after)] == [(3, P)] * 4

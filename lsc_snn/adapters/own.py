@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,8 +15,8 @@ from lsc_snn.events import EventBatch, Inputs
 from lsc_snn.grid import Memory, Points, Step
 from lsc_snn.knobs import Knob, Knobs, changed, movable, multiplied, together
 from lsc_snn.layers import LI, SpikingLayer
-from lsc_snn.linearise import ClosedDepth, ClosedTime, closed_depth, closed_time
-from lsc_snn.neurons import NeuronState, step
+from lsc_snn.neurons import NeuronState
+from lsc_snn.neurons import step as neuron_step
 from lsc_snn.ssm_layers import SSMBlock, StateSpaceLayer
 
 _CUT = 0.5
@@ -33,28 +32,6 @@ def _before(sequence: Tensor, first: Tensor, points: Points) -> Tensor:
 
 def _steps_of(inputs: Inputs) -> Iterable[Tensor]:
     return (inputs.to_dense() if isinstance(inputs, EventBatch) else inputs).unbind(0)
-
-
-@dataclass(frozen=True)
-class _SpikingStep:
-    """The pure step at K points, where the refractory counters (K, N) are part of it, and its Jacobians."""
-
-    module: SpikingLayer
-    refractory: Tensor | None
-
-    def __call__(self, arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        output, now = self.module.step(arrived, self._state(memory))
-        return output, _memory_of(now)
-
-    def closed_time(self, memory: Memory) -> ClosedTime:
-        return closed_time(self._state(memory), self.module.neuron_parameters())
-
-    def closed_depth(self, arrived: Tensor, memory: Memory) -> ClosedDepth:
-        module = self.module
-        return closed_depth(module.current(arrived), self._state(memory), module.neuron_parameters(), module.weight)
-
-    def _state(self, memory: Memory) -> NeuronState:
-        return NeuronState(memory[0], memory[1] if len(memory) > 1 else None, self.refractory)
 
 
 class SpikingAdapter(SequenceAdapter):
@@ -75,12 +52,15 @@ class SpikingAdapter(SequenceAdapter):
 
         def at(points: Points) -> tuple[Step, Memory]:
             pairs = zip(after, first, strict=True)
-            rows = [None if s is None or f is None else _before(s, f, points) for s, f in pairs]
-            closed = _SpikingStep(module, rows[2])
-            kind = type(module)
-            known = kind.step is SpikingLayer.step and kind.current is SpikingLayer.current
-            # Of a subclass that steps otherwise the Jacobians are not known: a bound method is a step and no more.
-            return closed if known else closed.__call__, tuple(row for row in rows[:2] if row is not None)
+            v, a, refractory = (None if s is None or f is None else _before(s, f, points) for s, f in pairs)
+
+            def step(arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+                # The refractory counters pass no gradient: they are part of the step.
+                before = NeuronState(memory[0], memory[1] if len(memory) > 1 else None, refractory)
+                output, now = module.step(arrived, before)
+                return output, _memory_of(now)
+
+            return step, tuple(row for row in (v, a) if row is not None)
 
         return Pass(inputs, z, lambda output: (output, final), at)
 
@@ -94,7 +74,7 @@ class SpikingAdapter(SequenceAdapter):
             now = now._replace(v=now.v.detach().requires_grad_())
         outputs, memories = [], []
         for current in module.current(inputs).unbind(0):
-            output, now = step(current, now, parameters)
+            output, now = neuron_step(current, now, parameters)
             outputs.append(output)
             memories.append(_memory_of(now))
         return (torch.stack(outputs), now), memories

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lsc_snn.adapters.base import Pass, SequenceAdapter
-from lsc_snn.grid import ClosedForm, Memory, Points, Step
+from lsc_snn.grid import Memory, Points, Step
 from lsc_snn.knobs import Knob, Knobs
 from lsc_snn.recording import undisturbed
 from lsc_snn.ssm_layers import LRU, S5, SSMBlock, StateSpaceLayer
@@ -17,54 +16,8 @@ from lsc_snn.ssm_layers import LRU, S5, SSMBlock, StateSpaceLayer
 Layer = StateSpaceLayer | SSMBlock
 
 
-class Rotations(ClosedForm):
-    """The time transition of K points: the pair (Re, Im) of each state multiplied by its eigenvalue (P,).
-
-    Its radius is given and not estimated. With a memory for long sequences all magnitudes are close to 1, and of many
-    eigenvalues on a circle a small subspace sees the inside: 64 products said 0.95 for 256 states at 1 - 1e-6.
-    """
-
-    def __init__(self, eigenvalues: Tensor, points: int) -> None:
-        self._eigenvalues, self._points = eigenvalues.detach(), points
-
-    def rmatvec(self, vectors: Tensor) -> Tensor:
-        """Return M^T u, (K, 2P): a product with the conjugate."""
-        return self._times(self._eigenvalues.conj(), vectors)
-
-    def matvec(self, vectors: Tensor) -> Tensor:
-        """Return M v, (K, 2P)."""
-        return self._times(self._eigenvalues, vectors)
-
-    def radius(self) -> Tensor:
-        """Return max |lambda| for each point, (K,)."""
-        return self._eigenvalues.abs().max().expand(self._points)
-
-    @staticmethod
-    def _times(factors: Tensor, vectors: Tensor) -> Tensor:
-        numbers = torch.view_as_complex(vectors.reshape(len(vectors), -1, 2).contiguous())
-        return torch.view_as_real(factors * numbers).flatten(1)
-
-
-@dataclass(frozen=True)
-class _StateSpaceStep:
-    """The pure step at any points, and its time transition in closed form."""
-
-    module: Layer
-
-    def __call__(self, arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        with undisturbed(self.module):  # the user may be training, with dropout
-            output, after = self.module.step(arrived, torch.view_as_complex(memory[0]))
-        return output, (torch.view_as_real(after),)
-
-    def closed_time(self, memory: Memory) -> Rotations:
-        return Rotations(_inner(self.module).eigenvalues, len(memory[0]))
-
-    def closed_depth(self, arrived: Tensor, memory: Memory) -> None:
-        return None
-
-
 class StateSpaceAdapter(SequenceAdapter):
-    """LRU, S5. The memory is the complex state as pairs (Re, Im), (K, P, 2).
+    """LRU, S5. The memory is the complex state as (Re, Im), (K, P) each.
 
     The time transition turns and shrinks each pair by its lambda: its radius is max |lambda|, which the time knob
     multiplies exactly, up to ``ssm.MAX_MAGNITUDE``. The depth transition is Re(C B) + D, with the gain of the input
@@ -76,13 +29,15 @@ class StateSpaceAdapter(SequenceAdapter):
         output, final, states = module.run(inputs, state)
         first = module.initial_state(inputs.shape[1]) if state is None else state
         before = torch.cat([first[None], states[:-1]])
-        step = _StateSpaceStep(module)
-        # Of a subclass that steps otherwise the Jacobian is not known: a bound method is a step and no more.
-        known = type(module).step is (SSMBlock if isinstance(module, SSMBlock) else StateSpaceLayer).step
-        known &= type(_inner(module)).step is StateSpaceLayer.step
+
+        def step(arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+            with undisturbed(module):  # the user may be training, with dropout
+                shown, after = module.step(arrived, torch.complex(*memory))
+            return shown, (after.real, after.imag)
 
         def at(points: Points) -> tuple[Step, Memory]:
-            return step if known else step.__call__, (torch.view_as_real(points.take(before)),)
+            rows = points.take(before)
+            return step, (rows.real, rows.imag)
 
         return Pass(inputs, output, lambda replaced: (replaced, final), at)
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from lsc_snn.grid import Grid, Transition, square
+from lsc_snn.grid import Grid
 from lsc_snn.knobs import movable
 from lsc_snn.measure import Mean, RadiusReport, mean_of, report_from
 from lsc_snn.procedures.goal import Dial, Goal
 from lsc_snn.spectral import Method, radius
+from lsc_snn.transition import Transition, square
 
 _FACTORS = (0.85, 1.15)
 """Bounds of the multiplicative correction target / radius in one step."""
