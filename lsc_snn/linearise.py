@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from lsc_snn.fused import FUSED
 from lsc_snn.graph import reached
 from lsc_snn.transition import ClosedForm, Transition
 from lsc_snn.unitwise import Unitwise, unitwise
@@ -153,6 +154,9 @@ class _Cut(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Do as ``func``; of a product, return one that is cut off."""
+        if func in FUSED:
+            with self:  # so that the products in it are seen
+                return FUSED[func](*args, **(kwargs or {}))
         value = func(*args, **(kwargs or {}))
         operands = None if kwargs else _operands(func, args)
         if operands is None or not isinstance(value, Tensor) or not value.requires_grad:

@@ -70,7 +70,7 @@ def test_products_are_those_of_the_dense_matrices(pattern):
 
 
 def test_some_of_the_variables_and_some_of_the_units():
-    form, dense = made(["xxx", "x.x"])
+    form, _dense = made(["xxx", "x.x"])
     u = normal(POINTS, 2 * UNITS, seed=7)
     whole = form.rmatvec(u).reshape(POINTS, 3, UNITS)
     torch.testing.assert_close(form.columns(1, 3).rmatvec(u).reshape(POINTS, 2, UNITS), whole[:, 1:])

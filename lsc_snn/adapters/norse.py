@@ -62,11 +62,9 @@ class NeuronAdapter(StepAdapter):
         shape = tuple(input_tensor.shape[1:] if self.over_time(module) else input_tensor.shape)
         if hasattr(module, "hidden_size"):
             shape = (*shape[:-1], int(module.hidden_size))
-        memory = tuple(
-            torch.as_tensor(part).to(input_tensor.device, torch.result_type(part, input_tensor)).expand(shape)
-            for part in _flat(first, self._form(module, input_tensor))
+        return input_tensor, tuple(
+            _shaped(part, shape, input_tensor) for part in _flat(first, self._form(module, input_tensor))
         )
-        return input_tensor, memory
 
     def step(self, module: Any, arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         """Run the module's own forward, on a sequence of one step if it is one over time."""
@@ -113,6 +111,13 @@ class LinearReadoutAdapter(ReadoutAdapter):
     def initial(self, module: Any, like: Tensor) -> Any:
         """Return the state of a neuron at rest."""
         return LIState(v=module.p.v_leak.detach(), i=like.new_zeros(()))
+
+
+def _shaped(part: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return an entry of a state, a number or a tensor, in the shape of the neurons."""
+    if isinstance(part, Tensor) and part.shape == shape and part.dtype == like.dtype and part.device == like.device:
+        return part  # as after every step
+    return torch.as_tensor(part).to(like.device, torch.result_type(part, like)).expand(shape)
 
 
 def _flat(state: Any, like: Any) -> Memory:

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from lsc_snn.adapters.base import StepAdapter, register_adapter
+from lsc_snn.fused import lstm_cell
 from lsc_snn.grid import Memory
 from lsc_snn.knobs import Knob, Knobs, movable, together
 
@@ -80,11 +81,7 @@ class _Layer:
         if self.module.mode != "LSTM":
             cell = torch.rnn_tanh_cell if self.module.mode == "RNN_TANH" else torch.rnn_relu_cell
             return (cell(x, memory[0], *weights),)
-        w_ih, w_hh, b_ih, b_hh = weights  # by hand: torch.lstm_cell knows no projection
-        h, c = memory
-        i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
+        h, c = lstm_cell(x, (memory[0], memory[1]), *weights)  # torch.lstm_cell knows no projection
         return (F.linear(h, self.own("weight_hr")) if self.module.proj_size else h), c
 
 
