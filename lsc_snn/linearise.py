@@ -100,6 +100,8 @@ def closed_form(run: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], start: Se
     """
     leaves = tuple(tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in start)
     inputs = [leaf for leaf in leaves if leaf.requires_grad]
+    if not inputs:
+        return None
     with torch.enable_grad():  # whatever mode the caller is in
         with _Cut(inputs) as cut:
             variables = [tensor.flatten(1) for tensor in run(leaves)]
@@ -109,31 +111,34 @@ def closed_form(run: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], start: Se
     products = [product for product in cut.products if id(product.change) in used]
     if any(reached(product.signal, changes) for product in products):
         return None  # one behind the other: they do not simply add up
-    units, arriving = {tensor.shape[1] for tensor in variables}, {leaf[0].numel() for leaf in inputs}
+    units, width = {tensor.shape[1] for tensor in variables}, {leaf[0].numel() for leaf in inputs}
     types = {tensor.dtype for tensor in (*variables, *inputs, *(part for product in products for part in product))}
-    if any(len(found) != 1 for found in (units, arriving, types)):
+    if any(len(found) != 1 for found in (units, width, types)):
         return None
-    (size,), (width,) = units, arriving
-    direct = inputs if size == width else []
+    return _assembled(outputs, inputs, products, *units, *width)
+
+
+def _assembled(
+    outputs: Tensor, inputs: list[Tensor], products: list[_Product], units: int, width: int
+) -> ClosedForm | None:
+    """Return the closed form of outputs of some units, of inputs of ``width`` units, and of products of both."""
+    direct = inputs if units == width else []
     if not direct and (not products or reached(outputs, inputs)):
         return None
-    found = unitwise(outputs, [*direct, *(product.change for product in products)], size)
-    if found is None:
+    after = unitwise(outputs, [*direct, *(product.change for product in products)], units)
+    if after is None:
         return None
-    start_col, through = len(direct), []
-    for product in products:
-        end_col = start_col + product.change.shape[1] // size
+    local, done, through = after.columns(0, len(direct)), len(direct), []
+    for signal, weight, change in products:
         before = None
-        if product.signal is not inputs[0] or len(inputs) > 1:
-            before = unitwise(product.signal, inputs, width)
+        if signal is not inputs[0] or len(inputs) > 1:
+            before = unitwise(signal, inputs, width)
             if before is None:
                 return None
-        through.append(Through(found.columns(start_col, end_col), product.weight, before))
-        start_col = end_col
-    local = found.columns(0, len(direct)) if direct else None
-    if not through:
-        return local
-    return Mixing(local if local is not None and local.terms else None, tuple(through))
+        end = done + change.shape[1] // units
+        through.append(Through(after.columns(done, end), weight, before))
+        done = end
+    return Mixing(local if local.terms else None, tuple(through)) if through else local
 
 
 class _Product(NamedTuple):
@@ -158,13 +163,14 @@ class _Cut(TorchFunctionMode):
             with self:  # so that the products in it are seen
                 return FUSED[func](*args, **(kwargs or {}))
         value = func(*args, **(kwargs or {}))
-        operands = None if kwargs else _operands(func, args)
+        operands = _operands(func, args, kwargs or {})
         if operands is None or not isinstance(value, Tensor) or not value.requires_grad:
             return value
         added, signal, weight = operands
         if signal.shape[0] != len(self._leaves[0]) or (signal.dim(), weight.dim()) != (2, 2):
             return value
-        if not reached(signal, [*self._leaves, *(product.change for product in self.products)]):
+        moving = [*self._leaves, *(product.change for product in self.products)]
+        if not reached(signal, moving) or reached(weight, moving):
             return value
         change = torch.zeros_like(value).requires_grad_()
         self.products.append(_Product(signal, weight.detach().clone(), change))
@@ -172,16 +178,16 @@ class _Cut(TorchFunctionMode):
         return value if added is None else value + (added - added.detach())
 
 
-def _operands(func: Any, args: tuple[Any, ...]) -> tuple[Tensor | None, Tensor, Tensor] | None:
+def _operands(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor | None, Tensor, Tensor] | None:
     """Return what is added to a matrix product, its signal (K, cols) and its matrix (rows, cols); None if it is none.
 
     A bias, which no signal acts on, is left out.
     """
-    if func is functional.linear:
+    if func is functional.linear and kwargs.keys() <= {"bias"}:
         return None, args[0], args[1]
-    if func in _MATRIX_PRODUCTS:
+    if func in _MATRIX_PRODUCTS and not kwargs:
         return None, args[0], args[1].mT
-    return (args[0], args[1], args[2].mT) if func is torch.addmm else None
+    return (args[0], args[1], args[2].mT) if func is torch.addmm and not kwargs else None
 
 
 _MATRIX_PRODUCTS = (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__)

@@ -246,7 +246,7 @@ def check_form(form, run, start):
 
 MIXING = {
     "linear": lambda x: (torch.tanh(x[0] + nn.functional.linear(x[1], W)), x[1] * x[0]),
-    "linear with a bias": lambda x: (nn.functional.linear(x[1], W, V[0]), x[1] * x[0]),
+    "linear with a bias": lambda x: (nn.functional.linear(x[1], W, bias=V[0]), x[1] * x[0]),
     "matmul": lambda x: (torch.tanh(x[0] + x[1] @ W), x[1] * x[0]),
     "addmm": lambda x: (torch.addmm(x[0], torch.sin(x[1]), W), x[1] * x[0]),
     "of both variables": lambda x: (torch.tanh(torch.cat(x, 1) @ torch.cat([W, V])), x[1]),
@@ -278,6 +278,7 @@ MORE = {
     "units in another order": lambda x: (x[0].flip(1), x[1]),
     "a matrix of the points": lambda x: (torch.einsum("kc,cn->kn", x[0], W), x[1]),
     "both sides": lambda x: ((x[0][:, None] @ (x[1][:, :, None] * W))[:, 0], x[1]),
+    "a matrix that depends on the input": lambda x: (x[0] @ (W * x[1].mean()), x[1]),
     "another number of units": lambda x: (x[0] @ W[:, :3], x[1] @ V[:, :3] + x[0][:, :3]),
     "units of two kinds": lambda x: (x[0] @ W[:, :3], x[1]),
     "two types": lambda x: (x[0].float() * 1.5, x[1]),
@@ -287,6 +288,10 @@ MORE = {
 @pytest.mark.parametrize("name", MORE)
 def test_any_other_step_has_none(name):
     assert closed_form(MORE[name], X) is None
+
+
+def test_without_numbers_to_differentiate_there_is_none():
+    assert closed_form(lambda x: x, (torch.zeros(3, 4, dtype=torch.long),)) is None
 
 
 def test_nothing_that_acts_gives_no_product():

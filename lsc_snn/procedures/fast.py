@@ -151,14 +151,16 @@ class Fast:
     def _turn_back(self, index: int) -> bool:
         """Go back to where a layer was nearest while it was smooth; return True.
 
-        If its weights last went alone it goes on from there with its threshold along. Else it is left there: a larger
-        scale makes its radius but rougher, and shorter steps or a second start would lead to the same scale.
+        If its weights last went alone it goes on from there with its threshold along, once. Else it is left there: a
+        larger scale makes its radius but rougher, and shorter steps or a second start would lead to the same scale.
         """
         self._forget(index)
-        if self._companions[index].go_along():
-            self._attempts[index].back()
+        attempt = self._attempts[index]
+        if self._companions[index].go_along() and not attempt.strayed:
+            attempt.strayed = True
+            attempt.back()
         else:
-            self._attempts[index].give_up()
+            attempt.give_up()
             self._given_up.add(index)
         return True
 
