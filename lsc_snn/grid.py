@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lsc_snn.knobs import Knob, Knobs
 from lsc_snn.linearise import Behind, closed_form
-from lsc_snn.transition import Source, Transition
+from lsc_snn.transition import ClosedForm, Source, Transition
 
 Memory = tuple[Tensor, ...]
 """The differentiable tensors that a layer carries to its next step, each (K, ...): (v, a) for ALIF."""
@@ -77,7 +77,7 @@ class LayerRecord:
         if looped:
             own_sources = () if self.own is None else (self.own,)
             return Transition(outputs, [*sources, *own_sources, *(source for _, source in self.fed)])
-        return Transition(outputs, sources, closed_form(self._carried, self.memory))
+        return Transition(outputs, sources, lambda: closed_form(self._carried, self.memory))
 
     def _carried(self, memory: Memory) -> list[Tensor]:
         after = self.step(self.arrived.detach(), memory)[1]
@@ -86,13 +86,16 @@ class LayerRecord:
     def depth(self) -> Transition:
         """Return the depth transition dy/d(below): output of the step by what left the layer underneath."""
         with torch.enable_grad():
-            (output,) = self._shown((self.arrived,))
-        closed = closed_form(self._shown, (self.arrived,))
-        if closed is not None and self.arrived is not self.below.leaves[0]:
-            closed = Behind(closed, Transition(self.arrived, [self.below]))
-        return Transition(output, [self.below], closed)
+            (output,) = self._left((self.arrived,))
+        return Transition(output, [self.below], self._closed_depth)
 
-    def _shown(self, arrived: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _closed_depth(self) -> ClosedForm | None:
+        closed = closed_form(self._left, (self.arrived,))
+        if closed is None or self.arrived is self.below.leaves[0]:
+            return closed
+        return Behind(closed, Transition(self.arrived, [self.below]))
+
+    def _left(self, arrived: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         output, memory = self.step(arrived[0], self.memory)
         for later in self.later:
             output, memory = self.step(later, memory)

@@ -6,12 +6,15 @@ on, r = W s, x what the step is given and y what it returns, all else of the Jac
 
     dy / dx = local + sum over W of (dy / dr) W (ds / dx)
 
-The step is run with every r cut off, so that autograd finds the derivatives of units at once. Nothing is assumed of it:
-where one unit acts on another in a way that is not seen here, ``unitwise`` finds out, and there is no closed form.
+The step is run with every r cut off, so that autograd finds the derivatives of units at once. A step may be anything:
+where one unit acts on another in a way that is not seen here, ``unitwise`` finds out, and there is no closed form; a
+``Transition`` also compares what is found with a product by differentiation.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -98,12 +101,12 @@ def closed_form(run: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], start: Se
     >>> closed_form(lambda x: (torch.tanh(x[0]),), (torch.zeros(1, 2),)).rmatvec(torch.ones(1, 2))
     tensor([[1., 1.]])
     """
-    leaves = tuple(tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in start)
+    leaves = tuple(tensor.detach().clone().requires_grad_(tensor.is_floating_point()) for tensor in start)
     inputs = [leaf for leaf in leaves if leaf.requires_grad]
     if not inputs:
         return None
     with torch.enable_grad():  # whatever mode the caller is in
-        with _Cut(inputs) as cut:
+        with _uncompiled(), _Cut(inputs) as cut:
             variables = [tensor.flatten(1) for tensor in run(leaves)]
         outputs = torch.cat(variables, 1)
     changes = [product.change for product in cut.products]
@@ -111,11 +114,11 @@ def closed_form(run: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], start: Se
     products = [product for product in cut.products if id(product.change) in used]
     if any(reached(product.signal, changes) for product in products):
         return None  # one behind the other: they do not simply add up
-    units, width = {tensor.shape[1] for tensor in variables}, {leaf[0].numel() for leaf in inputs}
+    units, widths = {tensor.shape[1] for tensor in variables}, {leaf.shape[1:].numel() for leaf in inputs}
     types = {tensor.dtype for tensor in (*variables, *inputs, *(part for product in products for part in product))}
-    if any(len(found) != 1 for found in (units, width, types)):
+    if any(len(found) != 1 for found in (units, widths, types)):
         return None
-    return _assembled(outputs, inputs, products, *units, *width)
+    return _assembled(outputs, inputs, products, units.pop(), widths.pop())
 
 
 def _assembled(
@@ -128,16 +131,16 @@ def _assembled(
     after = unitwise(outputs, [*direct, *(product.change for product in products)], units)
     if after is None:
         return None
-    local, done, through = after.columns(0, len(direct)), len(direct), []
+    local, start, through = after.columns(0, len(direct)), len(direct), []
     for signal, weight, change in products:
         before = None
         if signal is not inputs[0] or len(inputs) > 1:
             before = unitwise(signal, inputs, width)
             if before is None:
                 return None
-        end = done + change.shape[1] // units
-        through.append(Through(after.columns(done, end), weight, before))
-        done = end
+        end = start + change.shape[1] // units
+        through.append(Through(after.columns(start, end), weight, before))
+        start = end
     return Mixing(local if local.terms else None, tuple(through)) if through else local
 
 
@@ -159,15 +162,15 @@ class _Cut(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Do as ``func``; of a product, return one that is cut off."""
-        if func in FUSED:
+        if func in FUSED and not kwargs:
             with self:  # so that the products in it are seen
-                return FUSED[func](*args, **(kwargs or {}))
+                return FUSED[func](*args)
         value = func(*args, **(kwargs or {}))
         operands = _operands(func, args, kwargs or {})
-        if operands is None or not isinstance(value, Tensor) or not value.requires_grad:
+        if operands is None or not value.requires_grad:
             return value
         added, signal, weight = operands
-        if signal.shape[0] != len(self._leaves[0]) or (signal.dim(), weight.dim()) != (2, 2):
+        if len(signal) != len(self._leaves[0]):
             return value
         moving = [*self._leaves, *(product.change for product in self.products)]
         if not reached(signal, moving) or reached(weight, moving):
@@ -175,19 +178,33 @@ class _Cut(TorchFunctionMode):
         change = torch.zeros_like(value).requires_grad_()
         self.products.append(_Product(signal, weight.detach().clone(), change))
         value = value.detach() + change
-        return value if added is None else value + (added - added.detach())
+        # What is added to the product as well, as ``torch.addmm`` does, goes on in its own way.
+        return value + (added - added.detach()) if added is not None and reached(added, moving) else value
 
 
 def _operands(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor | None, Tensor, Tensor] | None:
-    """Return what is added to a matrix product, its signal (K, cols) and its matrix (rows, cols); None if it is none.
-
-    A bias, which no signal acts on, is left out.
-    """
+    """Return what is added to a matrix product, its signal (K, cols) and its matrix (rows, cols); None for others."""
     if func is functional.linear and kwargs.keys() <= {"bias"}:
-        return None, args[0], args[1]
-    if func in _MATRIX_PRODUCTS and not kwargs:
-        return None, args[0], args[1].mT
-    return (args[0], args[1], args[2].mT) if func is torch.addmm and not kwargs else None
+        added, signal, weight = kwargs.get("bias", args[2] if len(args) > 2 else None), args[0], args[1]
+    elif func in _MATRIX_PRODUCTS and not kwargs and _are_matrices(*args):
+        added, signal, weight = None, args[0], args[1].mT
+    elif func is torch.addmm and not kwargs and _are_matrices(*args[1:]):
+        added, signal, weight = args[0], args[1], args[2].mT
+    else:
+        return None
+    return (added, signal, weight) if _are_matrices(signal, weight) else None
+
+
+def _are_matrices(*values: Any) -> bool:
+    return len(values) == 2 and all(isinstance(value, Tensor) and value.dim() == 2 for value in values)
 
 
 _MATRIX_PRODUCTS = (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__)
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Run compiled functions as they were written: what is compiled is not seen, or would be compiled anew."""
+    if "torch._dynamo" not in sys.modules:  # a slow import, which has compiled nothing yet
+        return contextlib.nullcontext()
+    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -119,8 +119,8 @@ def radius(
         raise ValueError(
             f"operator: expected square, got {op.rows} x {op.cols}; take a square block with lsc_snn.transition.square"
         )
-    closed = getattr(op, "closed", None)
-    known: Tensor | None = None if closed is None or method == "exact" else closed.radius()
+    closed = None if method == "exact" else getattr(op, "closed", None)
+    known: Tensor | None = None if closed is None else closed.radius()
     if known is not None and not create_graph:
         return known
     if method == "exact":

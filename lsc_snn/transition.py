@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+_AGREES = 1e-4
+"""Relative difference of two products up to which they agree: some libraries compute in float32 whatever they get."""
+
 
 class ClosedForm(ABC):
-    """The products of a transition written out, for speed alone: the same numbers as by differentiation.
+    """The products of a transition written out, for speed alone: up to rounding, the same as by differentiation.
 
-    Everything that does not depend on the vector is computed when it is made. It holds tensors without a graph.
+    Everything that does not depend on the vector is computed when it is made.
     """
 
     @abstractmethod
@@ -60,12 +63,17 @@ class Transition:
 
     ``outputs`` (K, ...) carries a graph to the sources, in which a point depends on that point alone. Products cost one
     backward pass over the graph; they work for any function that autograd can differentiate once (``matvec``, and
-    gradients of either product in the parameters: twice). Where there is a ``closed`` form, products without
+    gradients of either product in the parameters: twice). Where ``find_closed`` finds a closed form, products without
     ``create_graph`` are its.
     """
 
-    def __init__(self, outputs: Tensor, sources: Sequence[Source], closed: ClosedForm | None = None) -> None:
-        self.closed = closed
+    def __init__(
+        self,
+        outputs: Tensor,
+        sources: Sequence[Source],
+        find_closed: Callable[[], ClosedForm | None] | None = None,
+    ) -> None:
+        self._find_closed = find_closed
         self._sources = tuple(sources)
         # Some libraries give float32 spikes to a float64 membrane: products are in the wider type throughout.
         types = [leaf.dtype for source in self._sources for leaf in source.leaves]
@@ -87,6 +95,22 @@ class Transition:
     def device(self) -> torch.device:
         """Device of the products."""
         return self._outputs.device
+
+    @cached_property
+    def closed(self) -> ClosedForm | None:
+        """The closed form, if one is found that gives what differentiation gives of a random vector."""
+        try:
+            found = None if self._find_closed is None else self._find_closed()
+            return found if found is not None and self._agrees(found) else None
+        except RuntimeError:
+            return None  # a step may write into what it is given, say: products are found by differentiation then
+
+    def _agrees(self, form: ClosedForm) -> bool:
+        drawn = torch.randn(self.batch, self.rows, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        vectors = drawn.to(self.device, self.dtype)
+        expected = self._pull(vectors, create_graph=False)
+        miss, size = (torch.linalg.vector_norm(x, dim=1) for x in (form.rmatvec(vectors) - expected, expected))
+        return bool((miss <= _AGREES * size).all())  # and not where either is NaN
 
     def rmatvec(self, vectors: Tensor, *, create_graph: bool = False) -> Tensor:
         """Return M^T u, (K, cols), for u (K, rows): one vector-Jacobian product at every point.
@@ -144,7 +168,12 @@ class Block:
         self._whole, self._row_index, self._col_index = whole, row_index, col_index
         self.batch, self.rows, self.cols = whole.batch, len(row_index), len(col_index)
         self.dtype, self.device = whole.dtype, whole.device
-        self.closed = None if whole.closed is None else whole.closed.block(row_index, col_index)
+
+    @cached_property
+    def closed(self) -> ClosedForm | None:
+        """The closed form of the block, where it is smaller than that of the whole."""
+        whole = self._whole.closed
+        return None if whole is None else whole.block(self._row_index, self._col_index)
 
     def rmatvec(self, vectors: Tensor, *, create_graph: bool = False) -> Tensor:
         """Return M^T u for the block."""

@@ -6,6 +6,7 @@ recurrent weights, its radius is the largest of those of small matrices, exactly
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 from lsc_snn.transition import ClosedForm, Source, Transition
+
+_PLACES = 32
+"""Points at least, in one product or in several, at which is looked for links between units."""
 
 
 class Term(NamedTuple):
@@ -111,23 +115,25 @@ def _largest(local: Tensor) -> Tensor:
 def unitwise(outputs: Tensor, inputs: Sequence[Tensor], units: int) -> Unitwise | None:
     """Return d outputs / d inputs, where no unit acts on another; None where units do.
 
-    ``outputs`` (K, rows N) carries a graph to ``inputs``, each (K, ...) of a multiple of N ``units`` numbers. One
-    product tells: with a vector on half of the units, another half at every point, it is exactly 0 on all others.
+    ``outputs`` (K, rows N) carries a graph to ``inputs``, each (K, ...) of a multiple of N ``units`` numbers. Products
+    with vectors on half of the units, another half at every point, tell: they are exactly 0 on all others. Each finds a
+    single link with a chance of 1/4 for every point at which it acts.
     """
     transition = Transition(outputs, [Source((tensor,)) for tensor in inputs])
-    sizes = [tensor[0].numel() for tensor in inputs]
-    if any(size % units for size in (transition.rows, *sizes)):
+    count, sizes = transition.batch, [transition.rows, *(tensor.shape[1:].numel() for tensor in inputs)]
+    if not count or not units or any(size % units for size in sizes):
         return None
-    count, rows, cols = transition.batch, transition.rows // units, transition.cols // units
+    rows, cols = transition.rows // units, transition.cols // units
     drawn = torch.Generator().manual_seed(0)
-    half = (torch.rand(count, 1, units, generator=drawn) < 0.5).to(transition.device)
-    start = torch.randn(count, rows, units, generator=drawn).to(transition.device, transition.dtype)
-    product = _by_variable(transition.rmatvec((start * half).flatten(1)), cols)
-    if bool(torch.where(half, torch.zeros_like(product), product).any()):
-        return None
+    for _ in range(math.ceil(_PLACES / count)):
+        half = (torch.rand(count, 1, units, generator=drawn) < 0.5).to(transition.device)
+        vectors = torch.randn(count, rows, units, generator=drawn).to(transition.device, transition.dtype) * half
+        product = _by_variable(transition.rmatvec(vectors.flatten(1)), cols)
+        if bool(torch.where(half, torch.zeros_like(product), product).any()):
+            return None
     terms = []
     for row in range(rows):
-        unit = torch.zeros_like(start)
+        unit = torch.zeros_like(vectors)
         unit[:, row] = 1
         derivatives = _by_variable(transition.rmatvec(unit.flatten(1)), cols)
         acting = (derivatives != 0).any(2).any(0).tolist()

@@ -35,6 +35,8 @@ class AdapterContract:
     """Steps after which an input of a layer reaches its output."""
     decoder_latency = 0
     """Steps after which the output of the last layer reaches the output of the model."""
+    closed_forms: tuple[str, ...] = ("time", "depth")
+    """The transitions of whose products there is a closed form."""
     reachable: tuple[str, ...] = ("one", "half")
     """Targets that stabilize must reach. Of the others it must say which layer and transition does not, and why."""
     width, stable_width = 6, 32
@@ -100,13 +102,22 @@ class AdapterContract:
         grid, cells, _ = self.traced()
         for layer, module in zip(grid.layers, cells, strict=True):
             assert bool(layer.memory) is not self.timeless
-            dense = _dense(layer.time()) if layer.memory else None
+            dense = self._dense(layer.time(), "time") if layer.memory else None
             for point, _, _ in _points(grid):
                 arrived, memory = _recorded(layer, point)
                 if dense is not None:
                     expected = self._time_jacobian(module, arrived, memory)
                     # What the user's forward feeds back comes after the memory.
                     torch.testing.assert_close(dense[point, : len(expected), : len(expected)], expected)
+
+    def _dense(self, transition: Transition, kind: str) -> Tensor:
+        """Return the Jacobians, which autograd alone has found, once products, by a closed form or not, agree."""
+        assert (transition.closed is not None) == (kind in self.closed_forms)
+        dense = transition.to_dense()
+        u, v = normal(transition.batch, transition.rows, seed=7), normal(transition.batch, transition.cols, seed=8)
+        torch.testing.assert_close(transition.rmatvec(u), torch.einsum("krc,kr->kc", dense, u))
+        torch.testing.assert_close(transition.matvec(v), torch.einsum("krc,kc->kr", dense, v))
+        return dense
 
     def _time_jacobian(self, module: nn.Module, arrived: Tensor, memory: Memory) -> Tensor:
         shapes = [tensor.shape for tensor in memory if tensor.is_floating_point()]
@@ -123,7 +134,7 @@ class AdapterContract:
     def test_depth_transitions_are_autograd_through_the_users_forward(self):
         grid, _, run = self.traced()
         for index, layer in enumerate(grid.layers):
-            dense = _dense(layer.depth())
+            dense = self._dense(layer.depth(), "depth")
             for point, time, sample in _points(grid):
                 output = run.outputs[index].at(time + self.latency, sample)
                 torch.testing.assert_close(dense[point], run.sources[index].jacobian(output, time, sample))
@@ -131,7 +142,7 @@ class AdapterContract:
     def test_the_decoder_is_autograd_through_the_users_forward(self):
         grid, _, run = self.traced()
         assert grid.decoder is not None
-        dense = _dense(grid.decoder.transition())
+        dense = grid.decoder.transition().to_dense()
         for point, time, sample in _points(grid):
             output = run.outputs[-1].at(time + self.decoder_latency, sample)
             torch.testing.assert_close(dense[point], run.sources[-1].jacobian(output, time, sample))
@@ -314,15 +325,6 @@ def _points(grid: Grid) -> list[tuple[int, int, int]]:
     """Return (index, time, sample) of every point."""
     pairs = zip(grid.points.times.tolist(), grid.points.samples.tolist(), strict=True)
     return [(index, time, sample) for index, (time, sample) in enumerate(pairs)]
-
-
-def _dense(transition: Transition) -> Tensor:
-    """Return the Jacobians, which autograd alone has found, once products, which may have a closed form, agree."""
-    dense = transition.to_dense()
-    u, v = normal(transition.batch, transition.rows, seed=7), normal(transition.batch, transition.cols, seed=8)
-    torch.testing.assert_close(transition.rmatvec(u.to(dense)), torch.einsum("krc,kr->kc", dense, u.to(dense)))
-    torch.testing.assert_close(transition.matvec(v.to(dense)), torch.einsum("krc,kc->kr", dense, v.to(dense)))
-    return dense
 
 
 def _recorded(layer: Any, point: int) -> tuple[Tensor, Memory]:

@@ -33,6 +33,19 @@ def test_a_layer_that_goes_astray_goes_back_to_where_it_was_nearest_and_stays_on
     assert procedure.badness(report(0.5, 0.2, 0.1)) <= 1  # nothing is left to be done about it
 
 
+@pytest.mark.parametrize(("between", "left"), [((0.2, 0.2), True), ((0.2, 0.3, 0.3), False)])
+def test_a_layer_that_goes_astray_again_goes_on_only_if_it_has_come_nearer_since(between, left):
+    depth, time, threshold = Dummy(), Dummy(), Dummy()
+    procedure = fast(depth, time, threshold.knob)
+    procedure.sweep(report(0.5, 0.2, 0.1))
+    procedure.sweep(rough(0.5, 0.45, 0.1))
+    for radius in between:  # the last time it has not followed, so that the weights go alone once more
+        procedure.sweep(report(0.5, radius, 0.1))
+    assert depth.factors[-1] != pytest.approx(threshold.factors[-1])
+    procedure.sweep(rough(0.5, 0.45, 0.1))
+    assert (procedure.badness(report(0.5, 0.2, 0.1)) <= 1) is left
+
+
 def test_a_rough_radius_below_its_target_is_brought_to_a_smaller_scale_and_a_silent_one_is_not():
     for rate, factor in ((0.1, WAKE), (math.nan, 2.0)):
         depth, time = Dummy(), Dummy()

@@ -7,6 +7,7 @@ from torch import nn
 from cases import normal, seeded
 from lsc_snn.fused import FUSED
 from lsc_snn.linearise import Mixing, closed_form
+from lsc_snn.transition import Source, Transition
 
 CELLS = {
     "RNN": lambda **options: nn.RNNCell(5, 4, **options),
@@ -14,7 +15,12 @@ CELLS = {
     "GRU": lambda **options: nn.GRUCell(5, 4, **options),
     "LSTM": lambda **options: nn.LSTMCell(5, 4, **options),
 }
-FUNCTIONS = dict(zip(CELLS, FUSED, strict=True))
+FUNCTIONS = {
+    "RNN": torch.rnn_tanh_cell,
+    "ReLU RNN": torch.rnn_relu_cell,
+    "GRU": torch.gru_cell,
+    "LSTM": torch.lstm_cell,
+}
 
 
 def made(name, bias):
@@ -47,10 +53,15 @@ def test_a_step_that_calls_one_has_a_closed_form(name, bias):
         found = cell(x, memory if name == "LSTM" else memory[0])
         return found if name == "LSTM" else (found,)
 
-    form = closed_form(after, memory)
+    check(after, memory)
+    check(lambda given: cell(given[0], state_of(name))[:1] if name == "LSTM" else (cell(given[0], memory[0]),), (x,))
+
+
+def check(run, start):
+    form = closed_form(run, start)
     assert isinstance(form, Mixing)
-    leaves = tuple(tensor.clone().requires_grad_() for tensor in memory)
-    outputs = torch.cat(after(leaves), 1)
-    u = normal(*outputs.shape, seed=7)
-    expected = torch.cat(torch.autograd.grad(outputs, leaves, u), 1)
-    torch.testing.assert_close(form.rmatvec(u), expected, rtol=1e-10, atol=1e-10)
+    leaves = tuple(tensor.clone().requires_grad_() for tensor in start)
+    plain = Transition(torch.cat(run(leaves), 1), [Source((leaf,)) for leaf in leaves])
+    u, v = normal(40, plain.rows, seed=7), normal(40, plain.cols, seed=8)
+    torch.testing.assert_close(form.rmatvec(u), plain.rmatvec(u), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(form.matvec(v), plain.matvec(v), rtol=1e-10, atol=1e-10)

@@ -371,3 +371,10 @@ def test_a_leaky_integrator_is_the_decoder():
     # Its input is not scaled by 1 - decay: what is left is the linear layer in front, which is also the knob.
     torch.testing.assert_close(grid.decoder.transition().to_dense()[0], model.net[2].weight.detach())
     assert {id(p) for p in grid.decoder.knob.parameters} == {id(p) for p in model.net[2].parameters()}
+
+
+def test_in_float32_both_transitions_have_a_closed_form():
+    model = Net([layers.LIF(4.0, **common()), layers.LIFRecurrent(4.0, Dense(6, 6), **common())], 6)
+    for layer in trace(model, normal(7, 3, NUM_INPUTS, dtype=torch.float32)).layers:
+        assert layer.time().closed is not None
+        assert layer.depth().closed is not None

@@ -152,6 +152,7 @@ class Hidden(nn.Module):
 
 
 class TestSConv2dLSTM(Brief, NeuronContract):
+    closed_forms = ()  # units act on each other by convolutions
     kind = snn.SConv2dLSTM
     width, stable_width = 2, 3
 
@@ -210,6 +211,7 @@ class TestLinearLeaky(Brief, AdapterContract):
 
 
 class TestLeakyParallel(Brief, AdapterContract):
+    closed_forms = ("time",)  # the input weights are inside of a module over time
     kind = snn.LeakyParallel
 
     def model(self, layers, width):

@@ -20,8 +20,8 @@ class Attempt:
         self.restarted = False
         self.smooth = False
         """Whether many points have carried its radii while it spiked, since it started."""
-        self.strayed = False
-        """Whether it has gone on from where it was nearest, after few points carried its radii."""
+        self.strayed = math.inf
+        """How near it had come when few points carried its radii, and it went on from where that was."""
         self.wrong: set[str] = set()
         """The kinds of its transitions that were not right where it came nearest."""
         self._first_error = math.inf

@@ -34,6 +34,8 @@ _ALIKE = 0.2
 """Relative difference up to which the radii of two layers are alike, as those of one kind and size."""
 _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
+_NEARER = 0.8
+"""Share of an error below which a layer has come nearer since."""
 _ARRIVING = ("encoder", "depth")
 """The kinds of transition whose knob is in front of the potentials."""
 _CATCHING_UP = 2.0
@@ -151,13 +153,14 @@ class Fast:
     def _turn_back(self, index: int) -> bool:
         """Go back to where a layer was nearest while it was smooth; return True.
 
-        If its weights last went alone it goes on from there with its threshold along, once. Else it is left there: a
-        larger scale makes its radius but rougher, and shorter steps or a second start would lead to the same scale.
+        If its weights last went alone it goes on from there with its threshold along, unless it has come no nearer
+        since it last did. Else it is left there: a larger scale makes its radius but rougher, and shorter steps or a
+        second start would lead to the same scale.
         """
         self._forget(index)
         attempt = self._attempts[index]
-        if self._companions[index].go_along() and not attempt.strayed:
-            attempt.strayed = True
+        if attempt.error < _NEARER * attempt.strayed and self._companions[index].go_along():
+            attempt.strayed = attempt.error
             attempt.back()
         else:
             attempt.give_up()
