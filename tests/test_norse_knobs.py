@@ -79,16 +79,16 @@ def test_the_upstroke_of_an_exponential_neuron_goes_with_its_threshold_and_its_d
     knobs.threshold.turn(0.4)  # alone, a threshold of 0.4 below a range of 0.5 would make the neuron fire by itself
     assert (p.v_th.item(), p.delta_T.item()) == pytest.approx((0.4, 0.2))
     knobs.time.turn(0.5)
-    assert (p.tau_mem_inv.item(), p.delta_T.item()) == pytest.approx((550.0, 0.05))
+    assert (p.tau_mem_inv.item(), p.delta_T.item()) == pytest.approx((550.0, 0.2 * 0.5**1.5))
     assert set(knobs.time.parameters) == {p.tau_mem_inv, p.delta_T}
     p.delta_T.requires_grad_(False)
     knobs.time.turn(0.5)
     knobs.threshold.turn(2.0)
-    assert (p.v_th.item(), p.delta_T.item()) == pytest.approx((0.8, 0.05))
+    assert (p.v_th.item(), p.delta_T.item()) == pytest.approx((0.8, 0.2 * 0.5**1.5))
     p.v_th.requires_grad_(False)
     p.delta_T.requires_grad_(True)
     knobs.threshold.turn(2.0)
-    assert p.delta_T.item() == pytest.approx(0.05)  # without the threshold nor its range
+    assert p.delta_T.item() == pytest.approx(0.2 * 0.5**1.5)  # without the threshold nor its range
     assert not movable(NeuronAdapter().knobs(norse.LIFExCell(p=p)).threshold)
 
 
@@ -121,7 +121,7 @@ def test_a_rate_of_each_unit_may_share_a_gain_and_no_rate_is_zero():
 def test_an_upstroke_is_no_wider_than_the_threshold_is_high():
     p = LIFExParameters(delta_T=number(0.5), tau_mem_inv=number(100.0))
     NeuronAdapter().knobs(norse.LIFExCell(p=p)).time.turn(1.2)
-    assert p.delta_T.item() == pytest.approx(0.72)
+    assert p.delta_T.item() == pytest.approx(0.5 * 1.2**1.5)
     NeuronAdapter().knobs(norse.LIFExCell(p=p)).time.turn(1.5)
     assert p.delta_T.item() == pytest.approx(1.0)
 
