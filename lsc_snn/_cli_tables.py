@@ -51,7 +51,15 @@ def report_table(report: RadiusReport, title: str, target: Target | None = None,
         table.add_column(heading, justify="right")
     for name, time, depth, rate in _rows(report):
         table.add_row(name, *_cells(name, time, depth, rate, target, tolerance))
+    _explain(table, report)
     return table
+
+
+def _explain(table: Table, *reports: RadiusReport) -> None:
+    """Say below a table what the sign in front of a rough radius means, if there is one."""
+    if any(mean.rough for report in reports for mean in report.means("encoder", "depth", "time")):
+        table.caption = "~ a mean that few samples and steps carry: it does not count as reached"
+        table.caption_justify = "left"
 
 
 def stabilize_table(result: StabilizeReport, title: str, tolerance: float) -> Table:
@@ -65,6 +73,7 @@ def stabilize_table(result: StabilizeReport, title: str, tolerance: float) -> Ta
         old = _cells(*before, None, tolerance)
         new = _cells(*after, result.target, tolerance)
         table.add_row(before[0], *(cell for pair in zip(old, new, strict=True) for cell in pair))
+    _explain(table, result.before, result.after)
     return table
 
 
