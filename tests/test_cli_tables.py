@@ -25,9 +25,10 @@ SMOOTH = RadiusReport(
 
 
 def shown(table):
+    """The text of a table, whatever its lines."""
     console = Console(file=io.StringIO(), width=120)
     console.print(table)
-    return console.file.getvalue()
+    return " ".join(console.file.getvalue().split())
 
 
 @pytest.mark.parametrize("place", [("encoder", "first"), ("time", "second"), ("depth", "second")])
