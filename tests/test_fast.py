@@ -338,3 +338,15 @@ def test_a_rate_that_no_knob_moves_holds_nothing_up():
     threshold = Dummy()
     assert fast(depth, time, threshold.knob).sweep(report(0.5, 0.5, 0.6))
     assert threshold.factors[0] > 1
+
+
+def test_weights_that_have_to_wake_a_silent_layer_alone_go_farther_at_once():
+    for rate, threshold, factor in (
+        (0.0, False, 100**0.4),
+        (0.0, True, 3.0),
+        (0.1, False, 3.0),
+        (math.nan, False, 3.0),
+    ):
+        depth, time, other = Dummy(), Dummy(), Dummy()
+        fast(depth, time, other.knob if threshold else None).sweep(report(0.5, 0.005, rate))
+        assert depth.factors == pytest.approx([factor])

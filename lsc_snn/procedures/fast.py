@@ -12,7 +12,7 @@ from lsc_snn.procedures.companion import Companion
 from lsc_snn.procedures.coupling import Coupling
 from lsc_snn.procedures.goal import FARTHEST, FULL, Dial, Effort, Goal, Sighting
 from lsc_snn.procedures.meter import Meter
-from lsc_snn.procedures.secant import WAKE, RateDial, Secant
+from lsc_snn.procedures.secant import MAX_STEP, WAKE, RateDial, Secant
 
 _PATIENCE, _RESTART = 4, 1 / 8
 """Sweeps in a row that bring a spiking layer on ready ground no nearer, before what is wrong in it, and in all above,
@@ -36,6 +36,9 @@ _HOLD = 0.8
 """Share of the tolerance within which a layer is left alone: what comes above may then count on it."""
 _NEARER = 0.8
 """Share of an error below which a layer has come nearer since."""
+_WAKING = 0.4
+"""Share of the way to its target, in log, that the weights of a silent layer may go at once: far below the threshold a
+radius rises with their square or somewhat faster."""
 _ARRIVING = ("encoder", "depth")
 """The kinds of transition whose knob is in front of the potentials."""
 _CATCHING_UP = 2.0
@@ -260,7 +263,8 @@ class Fast:
         astray = dial.rough and self._is_astray(dial.layer, rate, [dial]) and dial.radius < dial.target
         if 0 < dial.radius < math.inf and not astray:
             damping = 1.0 if dial.kind == "decoder" else self._attempts[dial.layer].damping
-            step = secant.step(math.log(dial.radius), math.log(dial.target), damping, known)
+            reading, goal = math.log(dial.radius), math.log(dial.target)
+            step = secant.step(reading, goal, damping, known, self._longest(dial, rate))
             if dial.kind in _ARRIVING:
                 self._make_up(dial, rate)
         elif rate == 0 and dial.radius == 0:
@@ -277,6 +281,11 @@ class Fast:
             if dial.rough or not 0 < dial.radius < math.inf:
                 self._companions[dial.layer].forget()
         return True
+
+    def _longest(self, dial: Dial, rate: float) -> float:
+        """Return how far a knob may be turned at once: farther where weights alone have to wake a silent layer."""
+        silent = rate == 0 and dial.kind in _ARRIVING and not movable(self._goal.knobs[dial.layer].threshold)
+        return max(MAX_STEP, _WAKING * dial.distance) if silent else MAX_STEP
 
     def _make_up(self, dial: Dial, rate: float) -> None:
         """Turn the threshold to where it would be, had it gone the other way with the weights, if that was wrong.
