@@ -117,7 +117,7 @@ class Transition:
 
         With ``create_graph`` the product is differentiable in the parameters of the step (and in u).
         """
-        if self.closed is not None and not create_graph:
+        if not create_graph and self.closed is not None:
             return self.closed.rmatvec(vectors.detach())
         return self._pull(vectors, create_graph=create_graph)
 
@@ -177,7 +177,7 @@ class Block:
 
     def rmatvec(self, vectors: Tensor, *, create_graph: bool = False) -> Tensor:
         """Return M^T u for the block."""
-        if self.closed is not None and not create_graph:
+        if not create_graph and self.closed is not None:
             return self.closed.rmatvec(vectors.detach())
         full = vectors.new_zeros(self.batch, self._whole.rows).index_copy(1, self._row_index, vectors)
         return self._whole.rmatvec(full, create_graph=create_graph)[:, self._col_index]

@@ -7,7 +7,7 @@ recurrent weights, its radius is the largest of those of small matrices, exactly
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,19 +41,11 @@ class Unitwise(ClosedForm):
 
     def rmatvec(self, vectors: Tensor) -> Tensor:
         """Return M^T u, (K, cols N)."""
-        u = _by_variable(vectors, self.rows)
-        product = u.new_zeros(len(u), self.cols, u.shape[2])
-        for row, col, derivative in self.terms:
-            product[:, col].addcmul_(derivative, u[:, row])
-        return product.flatten(1)
+        return _summed(vectors, self.rows, self.cols, self.terms)
 
     def matvec(self, vectors: Tensor) -> Tensor:
         """Return M v, (K, rows N)."""
-        v = _by_variable(vectors, self.cols)
-        product = v.new_zeros(len(v), self.rows, v.shape[2])
-        for row, col, derivative in self.terms:
-            product[:, row].addcmul_(derivative, v[:, col])
-        return product.flatten(1)
+        return _summed(vectors, self.cols, self.rows, ((col, row, found) for row, col, found in self.terms))
 
     def radius(self) -> Tensor | None:
         """Return the spectral radius (K,), the largest |eigenvalue| of the matrices of all units; None without any."""
@@ -91,6 +83,15 @@ class Unitwise(ClosedForm):
         both = (reach * reach.T > 0).tolist()
         groups = {tuple(index for index, coupled in enumerate(row) if coupled) for row in both}
         return [list(group) for group in sorted(groups)]
+
+
+def _summed(vectors: Tensor, given: int, returned: int, terms: Iterable[tuple[int, int, Tensor]]) -> Tensor:
+    """Return the sums over terms (variable that is given, variable that is returned, derivatives of each unit)."""
+    arrived = _by_variable(vectors, given)
+    product = vectors.new_zeros(len(vectors), returned, arrived.shape[2])
+    for source, end, derivative in terms:
+        product[:, end].addcmul_(derivative, arrived[:, source])
+    return product.flatten(1)
 
 
 def _by_variable(vectors: Tensor, count: int) -> Tensor:

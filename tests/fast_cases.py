@@ -7,8 +7,8 @@ from torch import nn
 
 import lsc_snn as lsc
 from lsc_snn.knobs import Knob, Knobs
-from lsc_snn.procedures.fast import Fast
 from lsc_snn.procedures.goal import Goal
+from lsc_snn.procedures.sweep import Fast
 
 
 class Dummy:

@@ -11,8 +11,9 @@ from cases import seeded
 from fast_cases import Dummy, above_a_layer_that_is_right, failing, fast, report
 from lsc_snn.adapters.own import SpikingAdapter
 from lsc_snn.knobs import Knobs
-from lsc_snn.procedures.fast import Fast, run
+from lsc_snn.procedures.fast import run
 from lsc_snn.procedures.goal import FARTHEST, FULL, Effort, Goal
+from lsc_snn.procedures.sweep import Fast
 
 
 def test_a_spiking_layer_that_keeps_failing_starts_again_at_a_small_scale_and_another_does_not():

@@ -187,4 +187,7 @@ def test_an_exact_radius_needs_no_closed_form(monkeypatch):
         raise AssertionError("asked for")
 
     monkeypatch.setattr("lsc_snn.grid.closed_form", fail)
-    measure(Network(NetworkConfig(num_inputs=4, num_classes=2, num_units=6)), torch.ones(8, 2, 4), method="exact")
+    model = Network(NetworkConfig(num_inputs=4, num_classes=2, num_units=6))
+    assert bool((measure(model, torch.ones(8, 2, 4), method="exact").time > 0).all())
+    with pytest.raises(AssertionError, match="asked for"):
+        measure(model, torch.ones(8, 2, 4))

@@ -15,8 +15,7 @@ from lsc_snn.events import EventBatch, Inputs
 from lsc_snn.grid import Memory, Points, Step
 from lsc_snn.knobs import Knob, Knobs, changed, movable, multiplied, together
 from lsc_snn.layers import LI, SpikingLayer
-from lsc_snn.neurons import NeuronState
-from lsc_snn.neurons import step as neuron_step
+from lsc_snn.neurons import NeuronState, step
 from lsc_snn.ssm_layers import SSMBlock, StateSpaceLayer
 
 _CUT = 0.5
@@ -54,13 +53,13 @@ class SpikingAdapter(SequenceAdapter):
             pairs = zip(after, first, strict=True)
             v, a, refractory = (None if s is None or f is None else _before(s, f, points) for s, f in pairs)
 
-            def step(arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+            def one_step(arrived: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
                 # The refractory counters pass no gradient: they are part of the step.
                 before = NeuronState(memory[0], memory[1] if len(memory) > 1 else None, refractory)
                 output, now = module.step(arrived, before)
                 return output, _memory_of(now)
 
-            return step, tuple(row for row in (v, a) if row is not None)
+            return one_step, tuple(row for row in (v, a) if row is not None)
 
         return Pass(inputs, z, lambda output: (output, final), at)
 
@@ -74,7 +73,7 @@ class SpikingAdapter(SequenceAdapter):
             now = now._replace(v=now.v.detach().requires_grad_())
         outputs, memories = [], []
         for current in module.current(inputs).unbind(0):
-            output, now = neuron_step(current, now, parameters)
+            output, now = step(current, now, parameters)
             outputs.append(output)
             memories.append(_memory_of(now))
         return (torch.stack(outputs), now), memories
